@@ -1,0 +1,29 @@
+# Every target does all its set-up on a machine with nothing but Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test check bench
+
+quickstart: $(INSTALLED)
+	$(BIN)/coinbench run --methods viscoin,flint --dataset birds --jobs 2 --out runs/quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("coinbench needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable '.[track]' --group dev
+	touch $@

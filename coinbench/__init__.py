@@ -1,0 +1,1 @@
+"""coinbench: evaluate and benchmark concept-based interpretable networks."""

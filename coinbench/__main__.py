@@ -1,0 +1,5 @@
+"""`python -m coinbench`."""
+
+from coinbench.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""The shared cache: each stage (data, f, G, fit, evaluate) once per content digest, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from coinbench.errors import CoinbenchError
+from coinbench.log import Log
+
+
+def default_root() -> Path:
+    """Return the cache folder: $COINBENCH_CACHE, or coinbench below the user's cache folder."""
+    if given := os.environ.get("COINBENCH_CACHE"):
+        return Path(given)
+    import pooch
+
+    return Path(pooch.os_cache("coinbench"))
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of finished stages `kind/digest/` and of begun ones `kind/digest.partial/`."""
+
+    root: Path
+
+    def path(self, kind: str, digest: str) -> Path:
+        """Return where a finished stage lies."""
+        return self.root / kind / digest
+
+    def has(self, kind: str, digest: str) -> bool:
+        """Tell whether a stage is finished."""
+        return self.path(kind, digest).is_dir()
+
+    def busy(self, kind: str, digest: str) -> bool:
+        """Tell whether another process makes a stage at this moment."""
+        path = self.path(kind, digest).with_name(f"{digest}.lock")
+        if not path.is_file():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def stage(self, kind: str, digest: str, make: Callable[[Log], None], log: Log) -> Path:
+        """Return the folder of a stage, made by `make` in a log of its own if it is not there yet.
+
+        A begun folder stays when `make` is cut short, so that its checkpoint is continued; it becomes the finished
+        one by a rename. A second process waits for the first.
+
+        Raises:
+            CoinbenchError: the cache cannot be written.
+        """
+        final = self.path(kind, digest)
+        if final.is_dir():
+            return final
+        partial = final.with_name(f"{digest}.partial")
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CoinbenchError(
+                f"{self.root}: the cache cannot be written ({error.strerror}); set --cache DIR"
+            ) from error
+        with _waiting(final.with_name(f"{digest}.lock"), log, f"{kind} {digest}"):
+            if not final.is_dir():
+                partial.mkdir(exist_ok=True)
+                make(log.at(kind, partial))
+                os.replace(partial, final)
+        return final
+
+    def drop(self, kind: str, digest: str) -> None:
+        """Remove a stage, finished or begun."""
+        final = self.path(kind, digest)
+        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final.with_name(f"{digest}.partial"), ignore_errors=True)
+
+
+@contextmanager
+def _waiting(path: Path, log: Log, what: str) -> Iterator[None]:
+    """Hold a file lock; while another process has it, say so once and stay interruptible."""
+    lock, said = FileLock(path), False
+    while not lock.is_locked:
+        log.check()
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            if not said:
+                log.say(f"waiting for another process that makes {what}")
+                said = True
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,100 @@
+"""What `ls`, `info` and `doctor` say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from typing import Any
+
+from coinbench import provenance
+from coinbench.errors import unknown
+from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS, Registry
+
+KINDS = {"methods": METHODS, "datasets": PROBLEMS, "metrics": METRICS, "generators": GENERATORS}
+
+
+def listing(kind: str | None) -> dict[str, dict[str, str]]:
+    """Return name -> summary for each kind (or the one asked for).
+
+    Raises:
+        UsageError: an unknown kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind", kind, list(KINDS))
+    chosen = KINDS if kind is None else {kind: KINDS[kind]}
+    return {title: {name: _summary(registry, name) for name in registry.names()} for title, registry in chosen.items()}
+
+
+def _summary(registry: Registry, name: str) -> str:
+    entry = registry.load(name)
+    if registry is METHODS:
+        return f"{entry.title} ({entry.source})"
+    if registry is PROBLEMS:
+        return entry.summary
+    if registry is METRICS:
+        return ", ".join(spec.name for spec in entry.specs)
+    return entry.source
+
+
+def describe(name: str) -> str:
+    """Return all that is known of a method, data set, metric or generator.
+
+    Raises:
+        UsageError: nothing has that name.
+    """
+    for registry in KINDS.values():
+        if name in registry.targets:
+            return _describe(registry, name)
+    raise unknown("name", name, [known for registry in KINDS.values() for known in registry.names()])
+
+
+def _describe(registry: Registry, name: str) -> str:
+    entry = registry.load(name)
+    lines = [f"{registry.kind} {name}: {_summary(registry, name)}", ""]
+    if registry is METRICS:
+        for spec in entry.specs:
+            direction = {True: "higher is better", False: "lower is better", None: "no direction"}
+            low, high = spec.bounds
+            lines += [
+                f"{spec.name} (version {spec.version}, unit {spec.unit}, {low:g} to {high:g}, "
+                f"{direction[spec.higher_is_better]})",
+                f"  source: {spec.source}",
+                f"  protocol: {spec.protocol}",
+                f"  null: {spec.null}",
+            ]
+        return "\n".join(lines)
+    if registry is METHODS:
+        lines += [entry.notes, ""]
+    if registry is not GENERATORS:
+        lines += ["settings:", *_fields(entry.config)]
+    return "\n".join(lines)
+
+
+def _fields(config: Any) -> list[str]:
+    lines = []
+    for name, field in config.model_fields.items():
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        about = " ".join((field.description or "").split())
+        bounds = ", ".join(str(m) for m in field.metadata)
+        lines.append(f"  {name} = {default}" + (f" [{bounds}]" if bounds else "") + (f"  {about}" if about else ""))
+    return lines
+
+
+def examine() -> dict[str, str]:
+    """Return the state of this machine."""
+    import torch
+
+    from coinbench.cache import default_root
+
+    cache = default_root()
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    found = provenance.versions()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        **found,
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {pages / 2**30:.0f} GiB",
+        "cuda": cuda,
+        "cache": f"{cache} ({shutil.disk_usage(there).free / 2**30:.0f} GiB free)",
+    }

@@ -1,0 +1,224 @@
+"""The command line: thin. Parses, calls, prints results to stdout and everything else to stderr, sets the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
+
+from coinbench.cli_info import data_app, doctor, info, ls
+from coinbench.errors import CoinbenchError
+
+app = typer.Typer(
+    help="Evaluate and benchmark concept-based interpretable networks (CoINs).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(ls)
+app.command()(info)
+app.command()(doctor)
+app.add_typer(data_app, name="data")
+
+Methods = Annotated[str | None, typer.Option("--methods", "-m", help="Methods, as viscoin,flint.")]
+Datasets = Annotated[str | None, typer.Option("--dataset", "-d", help="Data sets, as birds or birds,digits.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", "-s", help="Seeds, as 0 or 0,1,2 or 0:3 (default 0).")]
+Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics (default: all).")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="path=value, as method.gamma=0.2 or data.size=64; repeat for more.")
+]
+Variants = Annotated[
+    list[str] | None, typer.Option("--variant", help="NAME:path=value[;path=value]; a run of each variant.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML with the same keys, or the config.json of a run.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Measure on the first so many test images.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder (default runs/DATASET).")]
+CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache (default $COINBENCH_CACHE).")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def _request(**given: Any) -> Any:
+    from coinbench.plan import Request, resolve
+
+    limit = given.pop("limit")
+    sets = tuple(given.pop("sets") or ())
+    sets += (f"evaluation.limit={limit}",) if limit else ()
+    return resolve(Request(sets=sets, variants=tuple(given.pop("variants") or ()), **given))
+
+
+def _cache(root: Path | None) -> Any:
+    from coinbench.cache import Cache, default_root
+
+    return Cache((root or default_root()).absolute())
+
+
+def _out(out: Path | None, config: Any) -> Path:
+    return (out or Path("runs") / "-".join(config.experiments)).absolute()
+
+
+@app.command()
+def run(
+    methods: Methods = None,
+    dataset: Datasets = None,
+    seeds: Seeds = None,
+    metrics: Metrics = None,
+    sets: Sets = None,
+    variant: Variants = None,
+    config: ConfigFile = None,
+    limit: Limit = None,
+    out: Out = None,
+    cache: CacheRoot = None,
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at a time.")] = 1,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
+    force: Annotated[str | None, typer.Option("--force", help="Methods to train anew.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate methods on data sets; write tables, figures and a report. The same command resumes."""
+    resolved = _request(
+        methods=methods,
+        datasets=dataset,
+        seeds=seeds,
+        metrics=metrics,
+        sets=sets,
+        variants=variant,
+        config=config,
+        limit=limit,
+    )
+    if dry_run:
+        print(json.dumps(resolved.model_dump(mode="json"), indent=2))
+        return
+    from coinbench.executors.local import LocalExecutor
+    from coinbench.progress import Display
+    from coinbench.run import forget, run
+    from coinbench.summary import as_json as to_json
+    from coinbench.summary import as_text
+
+    place = _out(out, resolved)
+    shared = _cache(cache)
+    if force:
+        forget(resolved, force, shared, place)
+    executor = LocalExecutor(jobs, shared.root, device, tensorboard, fail_fast)
+    with executor.stopped_by_signals(), Display(quiet) as display:
+        finished = run(resolved, place, shared, executor, display)
+    print(to_json(finished) if as_json else as_text(finished))
+    raise typer.Exit(finished.exit_code)
+
+
+@app.command()
+def plan(
+    methods: Methods = None,
+    dataset: Datasets = None,
+    seeds: Seeds = None,
+    metrics: Metrics = None,
+    sets: Sets = None,
+    variant: Variants = None,
+    config: ConfigFile = None,
+    limit: Limit = None,
+    out: Out = None,
+    cache: CacheRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the cells of a run, what of each is done, and what is left to train; run nothing."""
+    from coinbench.plan import cells
+    from coinbench.summary import plan_rows, plan_text
+
+    resolved = _request(
+        methods=methods,
+        datasets=dataset,
+        seeds=seeds,
+        metrics=metrics,
+        sets=sets,
+        variants=variant,
+        config=config,
+        limit=limit,
+    )
+    shared = _cache(cache)
+    rows = plan_rows(cells(resolved, shared, _out(out, resolved)), shared)
+    print(json.dumps(rows, indent=2) if as_json else plan_text(rows))
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    metrics: Metrics = None,
+    bootstrap: Annotated[int | None, typer.Option("--bootstrap", min=100, help="Resamples per interval.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute numbers anew from the stored records of a run, without any model."""
+    from coinbench.scoring import rescore
+    from coinbench.summary import folder_json, folder_text
+
+    rescore(folder.absolute(), metrics, bootstrap)
+    print(folder_json(folder.absolute()) if as_json else folder_text(folder.absolute()))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Output folder of a run.")], as_json: AsJson = False) -> None:
+    """Write tables, figures and report.html of a run anew from its results and images."""
+    from coinbench import reports
+    from coinbench.summary import folder_json, folder_text
+
+    reports.report(folder.absolute())
+    print(folder_json(folder.absolute()) if as_json else folder_text(folder.absolute()))
+
+
+@app.command(hidden=True)
+def worker(
+    path: Annotated[Path, typer.Argument(help="Cell, as JSON.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where its results go.")],
+    cache: CacheRoot = None,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    events: Annotated[bool, typer.Option("--events", help="Progress as JSON lines on stdout.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
+) -> None:
+    """Bring one cell to its end: what every executor runs."""
+    from coinbench.worker import serve
+
+    serve(path, folder.absolute(), _cache(cache), device, threads, events, tensorboard)
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and the documented exit code."""
+    code = 1
+    try:
+        code = app(standalone_mode=False) or 0
+    except NoArgsIsHelpError as error:
+        print(error.format_message())
+        code = 2
+    except ClickException as error:
+        _complain(error.format_message().replace("\n", " "))
+        code = 2
+    except CoinbenchError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; the same command resumes")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say, and Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if os.environ.get("COINBENCH_TRACEBACK"):
+            raise
+        _complain(f"internal error: {type(error).__name__}: {error} (COINBENCH_TRACEBACK=1 shows where)")
+    sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    print("coinbench: " + " ".join(message.split()), file=sys.stderr)

@@ -1,0 +1,80 @@
+"""Commands that tell: what there is, what a name stands for, what this machine has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(
+    help="Look at and check data sets.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="A data set, as birds.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="path=value, as data.root=DIR.")]
+CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache.")]
+
+
+def ls(
+    kind: Annotated[str | None, typer.Argument(help="methods, datasets, metrics or generators.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what can be named: methods, data sets, metrics, generators."""
+    from coinbench.catalogue import listing
+
+    found = listing(kind)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for title, rows in found.items():
+        print(title)
+        for name, summary in rows.items():
+            print(f"  {name:<14} {summary}")
+
+
+def info(name: Annotated[str, typer.Argument(help="A method, data set, metric or generator.")]) -> None:
+    """Say what a name stands for: source, settings with defaults and ranges, protocol, null."""
+    from coinbench.catalogue import describe
+
+    print(describe(name))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Report device, memory, versions and cache: paste it into a bug report."""
+    from coinbench.catalogue import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        print(f"{key:<16} {value}")
+
+
+def _config(name: str, sets: list[str] | None):
+    from coinbench.plan import dataset_config
+
+    return dataset_config(name, tuple(sets or ()))
+
+
+@data_app.command()
+def verify(name: Name, sets: Sets = None, cache: CacheRoot = None) -> None:
+    """Read all of a data set anew, check it against what was recorded, and count it."""
+    from coinbench.cache import default_root
+    from coinbench.data.verify import verify
+
+    for line in verify(_config(name, sets), (cache or default_root()).absolute()):
+        print(line)
+
+
+@data_app.command()
+def card(name: Name, sets: Sets = None, cache: CacheRoot = None) -> None:
+    """Print source, licence, classes and counts of a data set, as Markdown."""
+    from coinbench.cache import Cache, default_root
+    from coinbench.data.verify import card
+    from coinbench.pretrain import open_source
+
+    config = _config(name, sets)
+    print(card(open_source(config, Cache((cache or default_root()).absolute())), config))

@@ -1,0 +1,249 @@
+"""Typed configuration: every field has its unit, range and paper symbol below it; unknown keys are errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+
+from coinbench import registry
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def key(self) -> dict[str, Any]:
+        """Return the values as JSON, without those that change no number."""
+        return _without(self.model_dump(mode="json"), _NO_NUMBER)
+
+    def digest(self) -> str:
+        """Return 16 hex digits that identify `key`."""
+        return digest(self.key())
+
+
+_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download"})
+"""How often something is written, and where data lie: their fingerprint says what they are."""
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(part, names) for key, part in value.items() if key not in names}
+    return value
+
+
+def digest(*values: Any) -> str:
+    """Return 16 hex digits that identify JSON values, whatever the order of keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class TrainConfig(Config):
+    """One training: how long, how fast, how precise."""
+
+    steps: int = Field(gt=0)
+    """Optimiser steps."""
+    batch: int = Field(default=16, gt=0)
+    """Training images in a step."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate (paper: 1e-4 for all sub-networks)."""
+    optimiser: Literal["adam", "sgd"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled from the gradient for neither optimiser (plain L2), as in the papers."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    """linear and cosine fall to 0 after `decay_from`; step multiplies by 0.1 at each of `milestones`."""
+    decay_from: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps before the decay begins."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the steps at which the step schedule divides the rate by 10."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps of linear warm-up of the rate."""
+    accumulate: int = Field(default=1, gt=0)
+    """Batches whose mean gradient makes one step."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest gradient norm."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is kept."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward pass; fp16 scales the loss and needs CUDA."""
+    log_every: int = Field(default=25, gt=0)
+    """Steps between rows of train.csv."""
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
+    """Time between checkpoints; 0 writes one after every step."""
+
+
+class DataConfig(Config):
+    """A data set at a size. Each data set adds its own fields."""
+
+    name: str
+    size: int = Field(default=32, ge=8, le=1024)
+    """H = W in pixels."""
+    train_size: int | None = Field(default=None, ge=8, le=2048)
+    """R: training images are resized to R and cropped to H at random; default 1.1 H."""
+    flip: bool = True
+    """Mirror training images at random."""
+    val_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training split carved off by index hash for validation."""
+
+    @property
+    def resized(self) -> int:
+        """R in pixels."""
+        return self.train_size or round(1.1 * self.size)
+
+    @field_validator("train_size")
+    @classmethod
+    def _not_smaller(cls, value: int | None, info: Any) -> int | None:
+        if value is not None and value < info.data.get("size", 0):
+            raise ValueError(f"must be at least size = {info.data['size']}, got {value}")
+        return value
+
+
+class ClassifierConfig(Config):
+    """f, trained here when no weights are given."""
+
+    net: Literal["resnet", "lenet"] = "resnet"
+    width: int = Field(default=16, ge=4, le=256)
+    """Channels of the first block; each later one doubles them."""
+    seed: int = Field(default=0, ge=0)
+    train: TrainConfig
+
+
+class GeneratorConfig(Config):
+    """G, trained here when no weights are given."""
+
+    net: str = "beta_vae"
+    """A name in the generator registry."""
+    latent: int = Field(default=48, ge=2, le=512)
+    """W, the width of a latent vector (paper, FashionMNIST: 48)."""
+    beta: float = Field(default=2.0, gt=0)
+    """Weight of the KL term (paper: 2)."""
+    width: int = Field(default=32, ge=4, le=512)
+    """Channels at the highest resolution but one."""
+    seed: int = Field(default=0, ge=0)
+    train: TrainConfig
+
+    @field_validator("net")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.GENERATORS.check(value)
+
+
+class PerceptualConfig(Config):
+    """p, the net of the perceptual distances PD-p and FD-p; independent of f's classes (design: never f)."""
+
+    net: Literal["random"] = "random"
+    """random: fixed random weights."""
+    width: int = Field(default=32, ge=8, le=256)
+    seed: int = Field(default=0, ge=0)
+
+
+class ProblemConfig(Config):
+    """The frozen networks that all methods share."""
+
+    classifier: ClassifierConfig
+    generator: GeneratorConfig
+    perceptual: PerceptualConfig = PerceptualConfig()
+
+
+class MethodConfig(Config):
+    """Settings of a method. Each method adds its own fields."""
+
+    name: str
+    train: TrainConfig
+
+
+class EvaluationConfig(Config):
+    """How all methods are measured (design part 8)."""
+
+    seed: int = Field(default=0, ge=0)
+    """Fixes indices and random arms for all methods alike."""
+    batch: int = Field(default=64, gt=0)
+    """Images in a pass; no number depends on it."""
+    workers: int = Field(default=0, ge=0, le=64)
+    """Loader processes; no number depends on it."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use the first so many test images only."""
+    taus: tuple[float, ...] = (0.1, 0.2, 0.4)
+    """τ: concepts with r_k(x) > τ are removed (paper table 2b)."""
+    faithfulness_images: int = Field(default=1000, gt=0)
+    """Test images of the faithfulness metric (paper: 1000)."""
+    random_draws: int = Field(default=5, gt=0)
+    """Draws of the random arm per image."""
+    lambdas: tuple[float, ...] = (2.0, 3.0)
+    """λ of the consistency metric (paper: 2 and 3)."""
+    consistency_images: int = Field(default=100, ge=10)
+    """N: images per concept and split (paper: 100)."""
+    svm_c: tuple[float, ...] = (0.01, 0.1, 1.0, 5.0)
+    """C of the linear SVM, chosen by cross-validation (paper)."""
+    folds: Literal["pairs", "paper"] = "pairs"
+    """pairs: a pair x⁺, x⁻ stays in one fold; paper: plain stratified folds."""
+    permutations: int = Field(default=20, gt=0)
+    """Draws behind each permuted control (labels in consistency, classes in sparsity)."""
+    sparsity_thresholds: tuple[float, ...] = (0.7, 0.5, 0.2)
+    """t: concepts with r_{k,c} > t are counted (paper table 13)."""
+    bootstrap: int = Field(default=1000, ge=100)
+    """Resamples behind each 95 % interval."""
+
+    @field_validator("taus", "lambdas", "svm_c", "sparsity_thresholds")
+    @classmethod
+    def _not_empty(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(v < 0 for v in value) or len(set(value)) != len(value):
+            raise ValueError("must be one or more different numbers >= 0")
+        return value
+
+
+class Cell(Config):
+    """Everything that determines the numbers of one (method, data set, seed, variant)."""
+
+    dataset: str
+    data_fingerprint: str
+    """Digest of the images and labels."""
+    data: SerializeAsAny[DataConfig]
+    problem: ProblemConfig
+    method: SerializeAsAny[MethodConfig]
+    evaluation: EvaluationConfig
+    metrics: tuple[str, ...]
+    seed: int = Field(ge=0)
+    variant: str = "default"
+    plugins: tuple[str, ...] = ()
+    """Plug-in files that a worker loads before anything else."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> Any:
+        return registry.typed(registry.PROBLEMS, value)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, value: Any) -> Any:
+        return registry.typed(registry.METHODS, value)
+
+
+class Experiment(Config):
+    """One data set with the methods to run on it."""
+
+    data: SerializeAsAny[DataConfig]
+    problem: ProblemConfig
+    methods: dict[str, SerializeAsAny[MethodConfig]]
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> Any:
+        return registry.typed(registry.PROBLEMS, value)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        return {name: registry.typed(registry.METHODS, config) for name, config in value.items()}

@@ -1,0 +1,124 @@
+"""One pass over the test split for all metrics; what they measured and what they say goes to disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from coinbench import records, registry, results
+from coinbench.bank import build_bank
+from coinbench.coin import CoIN
+from coinbench.config import Cell
+from coinbench.errors import CoinbenchError, Interrupted
+from coinbench.exhibits import save_exhibits
+from coinbench.files import write_json
+from coinbench.log import Log
+from coinbench.metric import Evaluation, Metric
+from coinbench.problem import Batch, Problem
+from coinbench.results import Score
+from coinbench.rng import Rng
+from coinbench.specs import MethodSpec
+from coinbench.trace import Trace
+
+Failures = dict[str, str]
+"""Metric -> why it has no numbers."""
+
+
+def fit_rng(cell: Cell) -> Rng:
+    """Return the source of all draws of a fit, its initialisation included."""
+    return Rng(cell.seed).child("fit", cell.method.name)
+
+
+@torch.no_grad()
+def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Log) -> None:
+    """Measure a CoIN with every metric of the cell and write results, records and images into the log's folder.
+
+    A metric that raises has no numbers and is named in unavailable.json; the others go on.
+    """
+    began = time.monotonic()
+    bank = build_bank(coin, problem, problem.train.batches(cell.evaluation.batch, cell.evaluation.workers))
+    evaluation = Evaluation(
+        coin=coin,
+        problem=problem,
+        config=cell.evaluation,
+        rng=Rng(cell.evaluation.seed).child("evaluation"),
+        bank=bank,
+        untrained=lambda: spec.build(cell.method, problem, fit_rng(cell)).eval(),
+    )
+    failures: Failures = {}
+    metrics = {name: registry.METRICS.load(name)(evaluation) for name in cell.metrics}
+    scores = measure(metrics, _test(problem, cell), coin, problem, log, failures)
+    save_exhibits(coin, problem, bank, log.folder / "images")
+    table = results.frame(scores, **_columns(cell, problem))
+    results.write(table, log.folder)
+    write_json(log.folder / "unavailable.json", failures)
+    write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
+
+
+def measure(
+    metrics: dict[str, Metric],
+    batches: Iterator[Batch],
+    coin: CoIN,
+    problem: Problem,
+    log: Log,
+    failures: Failures,
+) -> list[Score]:
+    """Show every batch to every metric once, then score; records go to samples/."""
+    seen, total = 0, len(problem.test)
+    began = time.monotonic()
+    for batch in batches:
+        log.check()
+        trace = Trace(coin, problem, batch)
+        for name in [name for name in metrics if name not in failures]:
+            with _noting(name, failures):
+                metrics[name].update(trace)
+        seen += len(batch.labels)
+        left = (time.monotonic() - began) / seen * (total - seen)
+        log.progress(seen, total, left, f"{seen} of {total} test images")
+    scores: list[Score] = []
+    for name in [name for name in metrics if name not in failures]:
+        log.check()
+        log.say(f"scoring {name}")
+        with _noting(name, failures):
+            found = metrics[name].records()
+            records.write(found, log.folder / "samples" / f"{name}.parquet")
+            scores += metrics[name].score(found, metrics[name].evaluation.config)
+    return scores
+
+
+@contextmanager
+def _noting(name: str, failures: Failures) -> Iterator[None]:
+    """Note a metric's failure instead of losing the numbers of the others: metrics may be foreign code."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        failures[name] = str(error) if isinstance(error, CoinbenchError) else f"{type(error).__name__}: {error}"
+
+
+def _test(problem: Problem, cell: Cell) -> Iterator[Batch]:
+    """Go through the test split, or its first `limit` images."""
+    config = cell.evaluation
+    limit = config.limit or len(problem.test)
+    for batch in problem.test.batches(config.batch, config.workers):
+        kept = min(limit, len(batch.labels))
+        if kept <= 0:
+            return
+        yield Batch(batch.images[:kept], batch.labels[:kept], batch.index[:kept])
+        limit -= kept
+
+
+def _columns(cell: Cell, problem: Problem) -> dict[str, object]:
+    return {
+        "run": "",
+        "dataset": cell.dataset,
+        "method": cell.method.name,
+        "seed": cell.seed,
+        "variant": cell.variant,
+        "classifier_digest": problem.fingerprints["classifier"],
+        "cell": "",
+    }

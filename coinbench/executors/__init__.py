@@ -1,0 +1,1 @@
+"""Executors place cells on workers; all of them run the same command."""

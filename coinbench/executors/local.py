@@ -1,0 +1,179 @@
+"""The default executor: a pool of worker processes on this machine.
+
+Every executor runs exactly `python -m coinbench worker CELL.json --folder DIR`; it only places cells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coinbench.files import write_json
+from coinbench.plan import Planned
+from coinbench.progress import Display
+
+_PATIENCE_SECONDS = 60.0
+"""A worker that was asked to stop finishes its step and saves; after this long it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one cell ended."""
+
+    exit_code: int
+    seconds: float = 0.0
+    error: str = ""
+    kept: bool = False
+    """The results of an earlier run were kept."""
+
+
+@dataclass(slots=True)
+class LocalExecutor:
+    """Runs at most `jobs` workers at a time."""
+
+    jobs: int
+    cache: Path
+    device: str = "auto"
+    tensorboard: bool = False
+    fail_fast: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into a call of `stop` inside the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Ask for the end: running workers save a checkpoint, waiting cells are not begun."""
+        self._stop.set()
+
+    def run(self, planned: list[Planned], display: Display) -> dict[str, Outcome]:
+        """Bring the cells to their end; finished ones are kept."""
+        outcomes: dict[str, Outcome] = {}
+        waiting: list[Planned] = []
+        for cell in planned:
+            if cell.done:
+                outcomes[cell.digest] = Outcome(0, kept=True)
+                display.end(cell.label, "kept")
+            else:
+                waiting.append(cell)
+        running: list[_Worker] = []
+        # Threads per worker are fixed by --jobs, not by what happens to run, so that numbers do not depend on it.
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        while waiting or running:
+            while waiting and len(running) < self.jobs and not self._stop.is_set():
+                running.append(_Worker(waiting.pop(0), self, threads, display))
+            for worker in [worker for worker in running if worker.ended()]:
+                running.remove(worker)
+                outcome = worker.outcome(interrupted=self._stop.is_set())
+                outcomes[worker.cell.digest] = outcome
+                done = f"done in {outcome.seconds:.0f} s"
+                display.end(worker.cell.label, outcome.error or done)
+                if outcome.exit_code and self.fail_fast:
+                    self.stop()
+            if self._stop.is_set():
+                for cell in waiting:
+                    outcomes[cell.digest] = Outcome(130, error="not begun")
+                waiting.clear()
+                for worker in running:
+                    worker.ask_to_stop()
+            time.sleep(0.05)
+        return outcomes
+
+
+class _Worker:
+    """One subprocess and the threads that read what it says."""
+
+    def __init__(self, cell: Planned, executor: LocalExecutor, threads: int, display: Display) -> None:
+        self.cell, self.display = cell, display
+        self.began = time.monotonic()
+        self.asked: float | None = None
+        self.error = ""
+        self.complaint: list[str] = []
+        path = cell.folder.with_name(f"{cell.digest}.json")
+        write_json(path, cell.cell.model_dump(mode="json"))
+        command = [sys.executable, "-m", "coinbench", "worker", str(path)]
+        command += ["--folder", str(cell.folder), "--cache", str(executor.cache)]
+        command += ["--device", executor.device, "--threads", str(threads), "--events"]
+        command += ["--tensorboard"] * executor.tensorboard
+        # A session of its own, so that Ctrl-C reaches this process alone and workers are stopped in order. They
+        # also watch stdin: when this process is killed, it closes and they stop.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        self.readers = [threading.Thread(target=self._events), threading.Thread(target=self._complaints)]
+        for reader in self.readers:
+            reader.start()
+
+    def _events(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                self.complaint.append(line)
+                continue
+            if "error" in event:
+                self.error = event["error"]
+            else:
+                self.display.event(self.cell.label, event)
+
+    def _complaints(self) -> None:
+        assert self.process.stderr is not None
+        self.complaint += self.process.stderr
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def ask_to_stop(self) -> None:
+        if self.asked is None:
+            self.asked = time.monotonic()
+            self.process.send_signal(signal.SIGTERM)
+        elif time.monotonic() - self.asked > _PATIENCE_SECONDS:
+            self.process.kill()
+
+    def outcome(self, interrupted: bool) -> Outcome:
+        for reader in self.readers:
+            reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        code, seconds = self.process.returncode, time.monotonic() - self.began
+        self.cell.folder.with_name(f"{self.cell.digest}.json").unlink(missing_ok=True)
+        if code == 0:
+            return Outcome(0, seconds)
+        if code == 130 or interrupted:
+            return Outcome(130, seconds, "interrupted; the same command resumes")
+        error = self.error
+        if not error and code < 0:
+            name = signal.Signals(-code).name
+            hint = ", perhaps out of memory" if name == "SIGKILL" else ""
+            error = f"the worker was killed by {name}{hint}; the same command resumes"
+        error = error or (self.complaint[-1].strip() if self.complaint else f"the worker ended with code {code}")
+        write_json(self.cell.folder / "error.json", {"error": error, "exit": code})
+        if self.complaint:
+            (self.cell.folder / "stderr.txt").write_text("".join(self.complaint), encoding="utf-8")
+        return Outcome(1, seconds, f"failed: {error}")

@@ -1,0 +1,1 @@
+"""Generators G: how each is built and trained."""

@@ -1,0 +1,86 @@
+"""What the frozen classifier f and the frozen generator G must offer to a method and to a metric."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coinbench.rng import Rng
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One pass of a network over a batch of images."""
+
+    logits: Float[Tensor, "B Y"]
+    """Class logits."""
+    embedding: Float[Tensor, "B D"]
+    """Pooled features before the head."""
+    maps: tuple[Float[Tensor, "B _c _h _w"], ...]
+    """Hidden feature maps at `Classifier.tap_names`, from shallow to deep."""
+
+
+class Classifier(nn.Module, ABC):
+    """f: images in [-1, 1] to logits, embedding and tapped maps. Normalisation is its own affair."""
+
+    n_classes: int
+    channels: int
+    """Image channels C."""
+    tap_names: tuple[str, ...]
+    """Names of `Features.maps`. The first is "block 2", where consistency embeds (paper section 4)."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """Return logits, embedding and the tapped maps."""
+
+    @abstractmethod
+    def head(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Y"]:
+        """Return the logits that belong to an embedding."""
+
+    def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
+        """Return the spatial mean of the first tap, the embedding of the consistency metric."""
+        return self(images).maps[0].mean((2, 3))
+
+
+class ImageGenerator(nn.Module, ABC):
+    """G: latent vectors w, one per style, to images in [-1, 1]; deterministic."""
+
+    n_styles: int
+    """L, the number of latent vectors an image is drawn from (14 for StyleGAN2 at 256 px, 1 for a VAE)."""
+    w_dim: int
+    """W, the width of one latent vector."""
+
+    @abstractmethod
+    def forward(self, w: Float[Tensor, "B L W"]) -> Float[Tensor, "B C H W"]:
+        """Draw images."""
+
+    @abstractmethod
+    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L W"]:
+        """Draw n latents from G's own distribution."""
+
+    @abstractmethod
+    def mean_latent(self) -> Float[Tensor, "W"]:
+        """Return w̄, the mean latent vector."""
+
+
+def check_images(images: Tensor, channels: int, who: str) -> None:
+    """Refuse what is no float image batch in [-1, 1] with `channels` channels.
+
+    Raises:
+        ValueError: naming `who`, what was expected and what came.
+
+    >>> check_images(torch.zeros(1, 3, 8, 8), 3, "f")
+    >>> check_images(torch.full((1, 3, 8, 8), 255.0), 3, "f")
+    Traceback (most recent call last):
+    ...
+    ValueError: f expects images in [-1, 1], got values from 255 to 255
+    """
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        raise ValueError(f"{who} expects float images [B, {channels}, H, W], got {images.dtype} {list(images.shape)}")
+    low, high = torch.aminmax(images.detach())
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"{who} expects images in [-1, 1], got values from {float(low):g} to {float(high):g}")

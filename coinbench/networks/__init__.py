@@ -1,0 +1,1 @@
+"""Networks of our own: layers, classifiers, generators, the perceptual net."""

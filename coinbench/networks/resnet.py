@@ -1,0 +1,84 @@
+"""A small residual network with the three taps of the paper's ResNet50, for images of 16 to 128 pixels.
+
+He et al. 2016; four blocks of two units each. Taps as in the VisCoIN paper, appendix C: output of block 2, output of
+block 3, output of the penultimate unit of block 4.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coinbench.models import Classifier, Features, check_images
+
+
+class Unit(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        """Make a unit; the shortcut is a 1x1 convolution where shapes differ."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, x: Float[Tensor, "B _c _h _w"]) -> Float[Tensor, "B _o _p _q"]:
+        """Apply the unit."""
+        return (self.body(x) + self.shortcut(x)).relu()
+
+
+class ResNet(Classifier):
+    """Blocks of width, 2 width, 4 width, 8 width channels at 1, 1/2, 1/4, 1/8 of the stem's resolution."""
+
+    tap_names = ("block 2", "block 3", "block 4, penultimate unit")
+
+    def __init__(self, n_classes: int, channels: int, size: int, width: int) -> None:
+        """Make the network; the stem strides so that block 1 works at about 32 pixels."""
+        super().__init__()
+        self.n_classes = n_classes
+        self.channels = channels
+        stride = max(1, size // 32)
+        self.stem = nn.Sequential(
+            nn.Conv2d(
+                channels,
+                width,
+                3 if stride == 1 else 2 * stride - 1,
+                stride,
+                stride // 2 or 1,
+                bias=False,
+            ),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(Unit(a, b, 1 if a == b else 2), Unit(b, b, 1))
+            for a, b in (
+                (width, width),
+                (width, 2 * width),
+                (2 * width, 4 * width),
+                (4 * width, 8 * width),
+            )
+        )
+        self.fc = nn.Linear(8 * width, n_classes)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """Return logits, embedding and the tapped maps."""
+        check_images(images, self.channels, "the classifier f")
+        block1, block2, block3, block4 = self.blocks
+        second = block2(block1(self.stem(images)))
+        third = block3(second)
+        assert isinstance(block4, nn.Sequential)
+        penultimate = block4[0](third)
+        embedding = block4[1](penultimate).mean((2, 3))
+        return Features(self.head(embedding), embedding, (second, third, penultimate))
+
+    def head(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Y"]:
+        """Return the logits of an embedding."""
+        return self.fc(embedding)

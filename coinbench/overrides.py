@@ -1,0 +1,141 @@
+"""`--set path=value` and `--config FILE.yaml`: change a preset, checked against types and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from coinbench.errors import UsageError, unknown
+
+Tree = dict[str, Any]
+PARTS = ("data", "problem", "method", "methods", "evaluation")
+
+
+def parse(text: str) -> tuple[list[str], Any]:
+    """Split "a.b=value" into its path and its value, read as YAML.
+
+    >>> parse("method.gamma=0.2")
+    (['method', 'gamma'], 0.2)
+
+    Raises:
+        UsageError: there is no "=" or no path, or the value is no YAML.
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"--set {text!r}: expected path=value, as in --set method.gamma=0.2")
+    try:
+        return keys, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text!r}: the value is not readable ({_first(error)})") from error
+
+
+def apply(model: BaseModel, changes: Iterable[tuple[list[str], Any]], fields: Tree) -> Any:
+    """Return `model` with changes, validated.
+
+    Args:
+        model: an Experiment, possibly without required fields.
+        changes: paths and values; a path that begins with "method" changes every method that has the field.
+        fields: defaults for the keys that `model` does not hold yet, by path of the part ("data").
+
+    Raises:
+        UsageError: an unknown key (lists the near ones), a wrong type, or a value out of range.
+    """
+    tree = model.model_dump(mode="json", warnings=False)
+    for part, values in fields.items():
+        tree[part] = {**values, **tree[part]}
+    for keys, value in changes:
+        for expanded in _expand(keys, tree):
+            _put(tree, expanded, value)
+    return validate(type(model), tree)
+
+
+def _expand(keys: list[str], tree: Tree) -> list[list[str]]:
+    if keys[0] != "method":
+        return [keys]
+    if len(keys) == 1:
+        raise UsageError("--set method=...: name a field, as in --set method.gamma=0.2")
+    holders = [name for name, config in tree["methods"].items() if keys[1] in config]
+    if not holders:
+        known = sorted({key for config in tree["methods"].values() for key in config})
+        raise unknown("key method.", keys[1], known)
+    return [["methods", name, *keys[1:]] for name in holders]
+
+
+def _put(tree: Tree, keys: list[str], value: Any) -> None:
+    node = tree
+    for depth, key in enumerate(keys):
+        where = ".".join(keys[:depth])
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {'.'.join(keys)}: {where} is a value and has no keys")
+        if key not in node:
+            known = [*(PARTS if not depth else node)]
+            raise unknown(f"key {where}." if where else "key", key, known)
+        if depth == len(keys) - 1:
+            if isinstance(node[key], dict) and not isinstance(value, dict):
+                raise UsageError(
+                    f"--set {'.'.join(keys)}: has keys of its own ({', '.join(node[key])}); set one of them"
+                )
+            node[key] = value
+        node = node[key]
+
+
+def flatten(tree: Tree, prefix: tuple[str, ...] = ()) -> list[tuple[list[str], Any]]:
+    """Return the leaves of a nested mapping as changes.
+
+    >>> flatten({"method": {"gamma": 0.2}})
+    [(['method', 'gamma'], 0.2)]
+    """
+    changes = []
+    for key, value in tree.items():
+        path = (*prefix, str(key))
+        if isinstance(value, dict):
+            changes += flatten(value, path)
+        else:
+            changes.append(([*path], value))
+    return changes
+
+
+def read_yaml(path: Path) -> Tree:
+    """Read a configuration file.
+
+    Raises:
+        UsageError: it is missing, no YAML, or no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not readable ({error})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path}: not readable as YAML ({_first(error)})") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"--config {path}: expected a mapping of settings, got {type(tree).__name__}")
+    return tree
+
+
+def validate(model: type[BaseModel], tree: Tree) -> Any:
+    """Return `tree` as a `model`.
+
+    Raises:
+        UsageError: one line that names the first wrong key and what is wrong with it.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "missing":
+            raise UsageError(f"{where}: required; give it with --set {where}=...{more}") from error
+        raise UsageError(f"{where}: {message}, got {first['input']!r}{more}") from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,231 @@
+"""From what was asked to the cells of a run: methods x data sets x seeds x variants, each with a digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from coinbench import registry
+from coinbench.cache import Cache
+from coinbench.config import Cell, Config, DataConfig, Experiment, digest
+from coinbench.errors import UsageError, unknown
+from coinbench.files import read_json
+from coinbench.overrides import apply, flatten, parse, read_yaml, validate
+from coinbench.presets import preset
+
+
+class RunConfig(Config):
+    """A whole run, resolved: written to config.json before anything runs, and accepted by --config."""
+
+    experiments: dict[str, dict[str, Experiment]]
+    """Data set -> variant -> experiment."""
+    metrics: tuple[str, ...]
+    seeds: tuple[int, ...] = Field(min_length=1)
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for; None means not given."""
+
+    methods: str | None = None
+    datasets: str | None = None
+    seeds: str | None = None
+    metrics: str | None = None
+    variants: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    config: Path | None = None
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated list.
+
+    >>> names("viscoin, flint")
+    ('viscoin', 'flint')
+    """
+    parts = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if len(set(parts)) != len(parts):
+        raise UsageError(f"{text!r}: a name is given twice")
+    return parts
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Read seeds: a number, a list, or a range without its end.
+
+    >>> seeds("0:3"), seeds("1,5")
+    ((0, 1, 2), (1, 5))
+
+    Raises:
+        UsageError: anything else, or a negative, repeated or missing seed.
+    """
+    help_ = f"--seeds {text!r}: expected numbers >= 0 as in 0, 0,1,2 or 0:3"
+    found: list[int] = []
+    for part in text.split(","):
+        low, colon, high = part.strip().partition(":")
+        if not low.isdecimal() or (colon and not high.isdecimal()):
+            raise UsageError(help_)
+        if int(high or low) - int(low) > 10_000:
+            raise UsageError(f"--seeds {text!r}: more than 10,000 seeds")
+        found += range(int(low), int(high)) if colon else [int(low)]
+    if not found or len(set(found)) != len(found):
+        raise UsageError(f"{help_}, each once")
+    return tuple(found)
+
+
+_KEYS = ("dataset", "methods", "seeds", "metrics", "variants", "set", "data", "problem", "method", "evaluation")
+
+
+def resolve(request: Request) -> RunConfig:
+    """Return the resolved configuration: preset, then the file, then the flags.
+
+    Raises:
+        UsageError: anything unknown or out of range.
+    """
+    tree = read_yaml(request.config) if request.config else {}
+    if "experiments" in tree:
+        return _restricted(validate(RunConfig, tree), request)
+    for key in tree:
+        if key not in _KEYS:
+            raise _unknown_key(request.config, key)
+    methods = names(request.methods or _text(tree.get("methods")))
+    datasets = names(request.datasets or _text(tree.get("dataset")))
+    if not datasets:
+        raise UsageError(f"no data set given; known: {', '.join(registry.PROBLEMS.names())}")
+    metrics = names(request.metrics or _text(tree.get("metrics"))) or tuple(registry.METRICS.names())
+    for metric in metrics:
+        registry.METRICS.check(metric)
+    changes = flatten({k: tree[k] for k in ("data", "problem", "method", "evaluation") if k in tree})
+    changes += [parse(text) for text in (*tree.get("set", ()), *request.sets)]
+    variants = _variants((*tree.get("variants", ()), *request.variants))
+    return RunConfig(
+        experiments={
+            dataset: {variant: _experiment(dataset, methods, changes + extra) for variant, extra in variants.items()}
+            for dataset in datasets
+        },
+        metrics=metrics,
+        seeds=seeds(request.seeds or _text(tree.get("seeds")) or "0"),
+    )
+
+
+def dataset_config(name: str, sets: tuple[str, ...]) -> DataConfig:
+    """Return the configuration of a data set alone, as its preset and `--set` make it."""
+    method = registry.METHODS.names()[0]
+    return _experiment(name, (method,), [parse(text) for text in sets]).data
+
+
+def _experiment(dataset: str, methods: tuple[str, ...], changes: list[tuple[list[str], Any]]) -> Experiment:
+    base = preset(dataset, methods)
+    fields = registry.PROBLEMS.load(dataset).config.model_fields
+    known = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    required = {name for name, field in fields.items() if field.is_required()}
+    given = {keys[1] for keys, _ in changes if keys[0] == "data" and len(keys) > 1}
+    defaults = {name: value for name, value in known.items() if name not in required or name in given}
+    return apply(base, changes, {"data": {**defaults, "name": dataset}})
+
+
+def _variants(texts: tuple[str, ...]) -> dict[str, list[tuple[list[str], Any]]]:
+    variants: dict[str, list[tuple[list[str], Any]]] = {}
+    for text in texts:
+        name, colon, changes = text.partition(":")
+        if not colon or not name or name in variants:
+            raise UsageError(f"--variant {text!r}: expected NAME:path=value[;path=value], each name once")
+        variants[name] = [parse(part) for part in changes.split(";") if part.strip()]
+    return variants or {"default": []}
+
+
+def _restricted(config: RunConfig, request: Request) -> RunConfig:
+    if request.methods or request.datasets or request.sets or request.variants:
+        raise UsageError(
+            "--config: a resolved config.json is run as it is; of the flags only --seeds and --metrics change it"
+        )
+    metrics = names(request.metrics) or config.metrics
+    for metric in metrics:
+        registry.METRICS.check(metric)
+    chosen = seeds(request.seeds) if request.seeds else config.seeds
+    return config.model_copy(update={"metrics": metrics, "seeds": chosen})
+
+
+def _unknown_key(path: Path | None, key: str) -> UsageError:
+    return UsageError(f"--config {path}: {unknown('key', key, list(_KEYS))}")
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
+        return ",".join(str(v) for v in value)
+    return None if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell of a run and how far it is."""
+
+    cell: Cell
+    digest: str
+    folder: Path
+    """Where its results go."""
+
+    @property
+    def label(self) -> str:
+        """Name for messages: "birds/viscoin seed 0"."""
+        variant = "" if self.cell.variant == "default" else f" [{self.cell.variant}]"
+        return f"{self.cell.dataset}/{self.cell.method.name}{variant} seed {self.cell.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Tell whether its results are on disk."""
+        return (self.folder / "results.parquet").is_file()
+
+
+def cell_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines the numbers of a cell."""
+    versions = {spec.name: spec.version for metric in cell.metrics for spec in registry.METRICS.load(metric).specs}
+    return digest(fit_digest(cell), cell.evaluation.key(), versions)
+
+
+def fit_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines the trained network of a cell."""
+    key = cell.key()
+    return digest({part: key[part] for part in ("data_fingerprint", "data", "problem", "method", "seed")})
+
+
+def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
+    """Return the cells of a run in order: by data set, variant, seed, method.
+
+    Raises:
+        DataError: a data set is missing or damaged, before anything is fitted.
+    """
+    from coinbench.pretrain import open_source
+
+    planned = []
+    for dataset, variants in config.experiments.items():
+        for variant, experiment in variants.items():
+            fingerprint = open_source(experiment.data, cache).fingerprint
+            for seed in config.seeds:
+                for method in experiment.methods.values():
+                    cell = Cell(
+                        dataset=dataset,
+                        data_fingerprint=fingerprint,
+                        data=experiment.data,
+                        problem=experiment.problem,
+                        method=method,
+                        evaluation=experiment.evaluation,
+                        metrics=config.metrics,
+                        seed=seed,
+                        variant=variant,
+                        plugins=config.plugins,
+                    )
+                    name = cell_digest(cell)
+                    planned.append(Planned(cell, name, out / "cells" / name))
+    return planned
+
+
+def read_cell(path: Path) -> Cell:
+    """Read a cell that was written as JSON.
+
+    Raises:
+        UsageError: it is no cell.
+    """
+    return validate(Cell, read_json(path))

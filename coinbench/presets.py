@@ -1,0 +1,198 @@
+"""Settings per data set and method: the small ones that fit two CPU cores, and the paper's.
+
+A preset is a function that returns a typed `Experiment`. Steps are fixed so that the methods of one data set train for
+equal time on the machine named below; they are never measured at run time (design part 8.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coinbench import registry
+from coinbench.config import (
+    ClassifierConfig,
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    GeneratorConfig,
+    MethodConfig,
+    ProblemConfig,
+    TrainConfig,
+)
+from coinbench.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How large a small experiment is."""
+
+    net: str = "resnet"
+    classifier_steps: int
+    generator_steps: int
+    latent: int = 48
+    generator_width: int = 32
+    generator_lr: float = 2e-3
+    K: int = 24
+    channels: int = 48
+    gamma: float = 0.2
+    viscoin_steps: int
+    flint_steps: int
+    """Calibrated: as many as take the time of `viscoin_steps` (benchmarks/calibrate.py)."""
+    consistency_images: int = 50
+
+
+def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
+    """Return an experiment of the given scale; a method without small settings here keeps its own defaults."""
+    own = {"viscoin": _viscoin, "flint": _flint}
+    return Experiment(
+        data=data,
+        problem=ProblemConfig(
+            classifier=ClassifierConfig(
+                net="lenet" if scale.net == "lenet" else "resnet",
+                train=TrainConfig(
+                    steps=scale.classifier_steps,
+                    batch=64,
+                    lr=2e-3,
+                    schedule="cosine",
+                    warmup=20,
+                    weight_decay=1e-5,
+                ),
+            ),
+            generator=GeneratorConfig(
+                latent=scale.latent,
+                width=scale.generator_width,
+                train=TrainConfig(
+                    steps=scale.generator_steps,
+                    batch=64,
+                    lr=scale.generator_lr,
+                    schedule="linear",
+                    decay_from=0.6,
+                    warmup=20,
+                    clip=1.0,
+                ),
+            ),
+        ),
+        methods={name: own[name](scale) if name in own else default(name) for name in methods},
+        evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
+    )
+
+
+def _viscoin(scale: Scale) -> MethodConfig:
+    return registry.METHODS.load("viscoin").config(
+        K=scale.K,
+        channels=scale.channels,
+        gamma=scale.gamma,
+        train=TrainConfig(
+            steps=scale.viscoin_steps, batch=8, lr=1e-3, schedule="linear", decay_from=0.6, warmup=50, clip=5.0
+        ),
+    )
+
+
+def _flint(scale: Scale) -> MethodConfig:
+    return registry.METHODS.load("flint").config(
+        K=scale.K,
+        channels=scale.channels,
+        decoder=64,
+        train=TrainConfig(
+            steps=scale.flint_steps, batch=16, lr=1e-3, schedule="linear", decay_from=0.6, warmup=50, clip=5.0
+        ),
+    )
+
+
+def default(name: str) -> MethodConfig:
+    """Return a method's own defaults with a short training, for plug-ins that no preset knows."""
+    config = registry.METHODS.load(name).config
+    given: dict[str, Any] = {}
+    if config.model_fields["train"].is_required():
+        given["train"] = TrainConfig(steps=1000, lr=1e-3)
+    return config(name=name, **given)
+
+
+def birds(methods: tuple[str, ...]) -> Experiment:
+    """Return the embedded default: `coinbench run --methods viscoin,flint --dataset birds`.
+
+    2 CPU cores: under 4 minutes from an empty cache; f reaches 94-98 %.
+    """
+    data = _data("birds")
+    scale = Scale(classifier_steps=450, generator_steps=1000, viscoin_steps=800, flint_steps=1200)
+    return small(scale, data, methods)
+
+
+def digits(methods: tuple[str, ...]) -> Experiment:
+    """Return scikit-learn's handwritten digits at 32x32; 2 CPU cores: about 3 minutes, f above 98 %."""
+    data = _data("digits")
+    scale = Scale(classifier_steps=300, generator_steps=800, viscoin_steps=800, flint_steps=1200, consistency_images=40)
+    return small(scale, data, methods)
+
+
+def fashionmnist(methods: tuple[str, ...]) -> Experiment:
+    """Return the paper's table 5: K = 25, β-VAE with β = 2 and latent 48, LeNet, no perceptual term."""
+    data = _data("fashionmnist")
+    scale = Scale(
+        net="lenet",
+        classifier_steps=8000,
+        generator_steps=20000,
+        K=25,
+        viscoin_steps=20000,
+        flint_steps=20000,
+        consistency_images=100,
+    )
+    experiment = small(scale, data, methods)
+    without_p = {
+        name: config.model_copy(update={"perceptual": "none"}) if name == "viscoin" else config
+        for name, config in experiment.methods.items()
+    }
+    return experiment.model_copy(update={"methods": without_p})
+
+
+def cifar10(methods: tuple[str, ...]) -> Experiment:
+    """Return CIFAR-10 at 32x32, small networks."""
+    scale = Scale(classifier_steps=8000, generator_steps=8000, viscoin_steps=8000, flint_steps=12000)
+    return small(scale, _data("cifar10"), methods)
+
+
+def imagefolder(methods: tuple[str, ...]) -> Experiment:
+    """Return a folder of images at 64x64, small networks; 2 CPU cores: about 8 minutes for 5,000 images."""
+    scale = Scale(
+        classifier_steps=1200,
+        generator_steps=1500,
+        generator_width=24,
+        viscoin_steps=1000,
+        flint_steps=1500,
+    )
+    return small(scale, _data("imagefolder", size=64), methods)
+
+
+def _data(name: str, **settings: Any) -> DataConfig:
+    # Unvalidated: a data set may ask for a field that only the user knows (imagefolder's root); the overrides are
+    # applied before the whole experiment is validated.
+    config = registry.PROBLEMS.load(name).config
+    return config.model_construct(name=name, **settings)
+
+
+PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
+    "birds": birds,
+    "digits": digits,
+    "fashionmnist": fashionmnist,
+    "cifar10": cifar10,
+    "imagefolder": imagefolder,
+}
+
+
+def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
+    """Return the settings of a data set; a plug-in data set gets those of `imagefolder`.
+
+    Raises:
+        UsageError: an unknown data set or method; lists the near ones.
+    """
+    registry.PROBLEMS.check(dataset)
+    if not methods:
+        raise UsageError(f"no method given; known: {', '.join(registry.METHODS.names())}")
+    for method in methods:
+        registry.METHODS.check(method)
+    if dataset in PRESETS:
+        return PRESETS[dataset](methods)
+    scale = Scale(classifier_steps=1200, generator_steps=1500, viscoin_steps=1000, flint_steps=1500)
+    return small(scale, _data(dataset), methods)

@@ -1,0 +1,163 @@
+"""A problem: the splits of a data set with the frozen f, G and p that all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from coinbench.models import Classifier, ImageGenerator
+from coinbench.networks.perceptual import PerceptualNet
+from coinbench.rng import Rng
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of a split."""
+
+    images: Float[Tensor, "B C H W"]
+    """float32 in [-1, 1]."""
+    labels: Int[Tensor, "B"]
+    index: Int[Tensor, "B"]
+    """Position in the data set, over all splits: the key of every random draw for an image."""
+
+
+def to_float(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
+    """Turn uint8 [B, H, W, C] into float32 [-1, 1] NCHW.
+
+    >>> to_float(np.array([[[[0], [255]]]], dtype=np.uint8)).flatten().tolist()
+    [-1.0, 1.0]
+    """
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 127.5 - 1
+
+
+def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
+    """Turn float [-1, 1] NCHW into uint8 [B, H, W, C] by round((x + 1) · 127.5), clamped (design 8.6)."""
+    scaled = ((images.detach() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One split as uint8 pixels; float images are made by batch."""
+
+    name: str
+    pixels: np.ndarray
+    """uint8 [N, H, W, C]."""
+    labels: np.ndarray
+    """int64 [N]."""
+    index: np.ndarray
+    """int64 [N], rising."""
+    large: np.ndarray
+    """uint8 [N, R, R, C]: what training crops are cut from; `pixels` itself in val and test."""
+    flip: bool = False
+    """Mirror training images at random."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+    def batches(self, size: int, workers: int = 0) -> Iterator[Batch]:
+        """Go through the split once, in order of index, without augmentation."""
+        loader = DataLoader(_Rows(self), batch_size=size, num_workers=workers, collate_fn=_stack)
+        for pixels, labels, index in loader:
+            yield self._batch(to_float(pixels), labels, index)
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """Return the unaugmented images at the given rows of this split."""
+        return self._batch(to_float(self.pixels[rows]), self.labels[rows], self.index[rows])
+
+    def draw(self, step: int, size: int, rng: Rng) -> Batch:
+        """Return the augmented training batch of a step: a function of (rng, step) alone.
+
+        Epochs are permutations keyed by their number, so resuming at a step needs no state.
+        """
+        position = np.arange(step * size, (step + 1) * size)
+        rows = np.empty(size, dtype=np.int64)
+        for epoch in np.unique(position // len(self)):
+            order = rng.child("epoch", int(epoch)).numpy().permutation(len(self))
+            here = position // len(self) == epoch
+            rows[here] = order[position[here] % len(self)]
+        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[rows], self.index[rows])
+
+    def _crop(self, rows: np.ndarray, rng: Rng) -> Tensor:
+        size, margin = self.pixels.shape[1], self.large.shape[1] - self.pixels.shape[1]
+        dice = rng.numpy()
+        top, left = dice.integers(0, margin + 1, (2, len(rows)))
+        mirror = dice.random(len(rows)) < (0.5 if self.flip else 0.0)
+        cropped = np.stack(
+            [
+                self.large[row, t : t + size, s : s + size][:, :: -1 if m else 1]
+                for row, t, s, m in zip(rows, top, left, mirror, strict=True)
+            ]
+        )
+        return to_float(cropped)
+
+    def _batch(self, images: Tensor, labels: np.ndarray, index: np.ndarray) -> Batch:
+        on = self.device
+        return Batch(
+            images.to(on),
+            torch.from_numpy(labels.copy()).to(on),
+            torch.from_numpy(index.copy()).to(on),
+        )
+
+
+class _Rows(Dataset):
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.int64, np.int64]:
+        return self.split.pixels[row], self.split.labels[row], self.split.index[row]
+
+
+def _stack(rows: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pixels, labels, index = zip(*rows, strict=True)
+    return np.stack(pixels), np.array(labels), np.array(index)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a method is fitted to and measured on; f, G and p are frozen."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    classifier: Classifier
+    """f."""
+    generator: ImageGenerator
+    """G."""
+    perceptual: PerceptualNet
+    """p."""
+    fingerprints: dict[str, str]
+    """Digests of data, f, G and p: what the numbers depend on besides the method."""
+
+    @property
+    def n_classes(self) -> int:
+        """Y."""
+        return len(self.class_names)
+
+    @property
+    def size(self) -> int:
+        """H = W in pixels."""
+        return self.test.pixels.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.test.pixels.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches come and networks live."""
+        return self.test.device

@@ -1,0 +1,99 @@
+"""Result rows: typed, tidy, one a number, with all that makes it comparable. Never imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coinbench.errors import DataError
+from coinbench.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number of one cell, as a metric reports it."""
+
+    metric: str
+    params: str
+    """Settings of the number, as "tau=0.1"; empty where there are none."""
+    arm: str
+    """"method", or the control that the number belongs to ("random", "permuted", "untrained", ...)."""
+    subject: str
+    """all, class:c, concept:k or part:p."""
+    value: float
+    low: float
+    high: float
+    """95 % interval; NaN where none is given."""
+    n: int
+    unit: str
+    higher_is_better: bool | None
+    version: int
+    protocol: str
+
+    def __post_init__(self) -> None:
+        """Refuse a number that nothing was measured for."""
+        if self.n < 0:
+            raise ValueError(f"{self.metric}: n must not be negative, got {self.n}")
+
+
+COLUMNS = (
+    *("run", "dataset", "method", "seed", "variant", "metric", "params", "arm", "subject"),
+    *("value", "low", "high", "n", "unit", "higher_is_better", "version", "protocol"),
+    *("classifier_digest", "cell"),
+)
+"""Columns of results.csv and results.parquet, in this order."""
+
+_SORT = ["dataset", "variant", "method", "seed", "metric", "params", "arm", "subject"]
+
+
+def frame(scores: list[Score], **provenance: object) -> pd.DataFrame:
+    """Return rows with the columns `COLUMNS`; `provenance` fills those that a score does not have."""
+    import pandas as pd
+
+    rows = [{**provenance, **asdict(score)} for score in scores]
+    names = [column for column in COLUMNS if column in provenance]
+    expected = [field.name for field in fields(Score)]
+    assert set(names) | set(expected) == set(COLUMNS), "provenance must fill every column"
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def write(table: pd.DataFrame, folder: Path) -> None:
+    """Write results.csv and results.parquet into `folder`, sorted, each atomically."""
+    table = table.sort_values(_SORT, kind="stable").reset_index(drop=True)
+    with write_atomically(folder / "results.csv") as path:
+        table.to_csv(path, index=False, lineterminator="\n")
+    with write_atomically(folder / "results.parquet") as path:
+        table.to_parquet(path, index=False)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """Read the results of a run folder.
+
+    Raises:
+        DataError: the folder holds no results, or a file that is no table of results.
+    """
+    import pandas as pd
+
+    path = folder / "results.parquet"
+    if not path.is_file():
+        raise DataError(f"{folder}: no results.parquet there; give the --out folder of a run")
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}); run the same command again") from error
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; run the same command again")
+    return table
+
+
+def failed(scores: list[Score]) -> list[str]:
+    """Return the names of numbers that are no numbers: a NaN value or nothing measured."""
+    # A part of a number may have had nothing to measure: a dead concept has n = 0, by definition a value.
+    bad = [s for s in scores if math.isnan(s.value) or (s.n == 0 and s.subject == "all")]
+    return sorted({f"{s.metric}[{s.params or s.subject}]" for s in bad})

@@ -1,0 +1,91 @@
+"""The story of a run: plan, place the cells on workers, collect their rows, report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coinbench import reports, results
+from coinbench.cache import Cache
+from coinbench.errors import unknown
+from coinbench.executors.local import LocalExecutor, Outcome
+from coinbench.files import read_json
+from coinbench.outfolder import locked, record
+from coinbench.plan import Planned, RunConfig, cells, fit_digest, names
+from coinbench.progress import Display
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended."""
+
+    out: Path
+    outcomes: dict[str, Outcome]
+    """Cell digest -> outcome, finished cells of earlier runs included."""
+    planned: list[Planned]
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """"cell: metric" -> why it has no numbers."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all complete, 1 some cell failed or some metric unavailable, 130 interrupted (design part 4)."""
+        if any(outcome.exit_code == 130 for outcome in self.outcomes.values()):
+            return 130
+        return int(bool(self.unavailable) or any(outcome.exit_code for outcome in self.outcomes.values()))
+
+
+def run(config: RunConfig, out: Path, cache: Cache, executor: LocalExecutor, display: Display) -> Finished:
+    """Bring every cell to its end and report; finished cells are kept, cut ones continue.
+
+    Raises:
+        UsageError: the folder belongs to another configuration or is in use.
+        DataError: a data set is missing or damaged; nothing was fitted.
+    """
+    with locked(out):
+        planned = cells(config, cache, out)
+        record(config, out)
+        outcomes = executor.run(planned, display)
+        unavailable = collect(planned, out)
+        if any(cell.done for cell in planned):
+            display.say("writing tables, figures and report")
+            reports.report(out)
+    return Finished(out, outcomes, planned, unavailable)
+
+
+def collect(planned: list[Planned], out: Path) -> dict[str, str]:
+    """Join the rows of the finished cells into results.csv and .parquet; return the metrics without numbers."""
+    import pandas as pd
+
+    tables, unavailable = [], {}
+    for cell in planned:
+        if not cell.done:
+            continue
+        table = results.read(cell.folder)
+        tables.append(table.assign(run=out.name, cell=cell.digest, variant=cell.cell.variant))
+        for metric, reason in read_json(cell.folder / "unavailable.json").items():
+            unavailable[f"{cell.label}: {metric}"] = reason
+        broken = table[table["value"].isna() | (table["n"] == 0)]
+        for metric in sorted(set(broken["metric"])):
+            unavailable[f"{cell.label}: {metric}"] = "no valid value"
+    if tables:
+        results.write(pd.concat(tables, ignore_index=True), out)
+    return unavailable
+
+
+def forget(config: RunConfig, methods: str, cache: Cache, out: Path) -> None:
+    """Drop what was trained and measured of the named methods, so that the run makes it anew.
+
+    Raises:
+        UsageError: a method that the run does not have.
+    """
+    planned = cells(config, cache, out)
+    known = sorted({cell.cell.method.name for cell in planned})
+    for name in names(methods):
+        if name not in known:
+            raise unknown("method of this run", name, known)
+        for cell in planned:
+            if cell.cell.method.name == name:
+                cache.drop("fit", fit_digest(cell.cell))
+                cache.drop("evaluate", cell.digest)
+                shutil.rmtree(cell.folder, ignore_errors=True)

@@ -1,0 +1,57 @@
+"""What a registry entry is: a configuration type with the functions that act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coinbench.config import DataConfig, GeneratorConfig, MethodConfig
+
+if TYPE_CHECKING:
+    from coinbench.coin import CoIN
+    from coinbench.data.source import Source
+    from coinbench.log import Log
+    from coinbench.models import ImageGenerator
+    from coinbench.problem import Problem, Split
+    from coinbench.rng import Rng
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """An entry of the data-set registry."""
+
+    config: type[DataConfig]
+    open: Callable[[Any, Path], Source]
+    """(config, cache folder) -> source; raises DataError with the remedy where the data are missing."""
+    summary: str
+    """One line for `coinbench ls`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSpec:
+    """An entry of the method registry."""
+
+    config: type[MethodConfig]
+    build: Callable[[Any, Problem, Rng], CoIN]
+    """(config, problem, rng) -> the network at initialisation."""
+    fit: Callable[[Any, Problem, Rng, Log], CoIN]
+    """(config, problem, rng, log) -> the trained network."""
+    title: str
+    """Name in tables."""
+    source: str
+    """Paper."""
+    notes: str
+    """Where architecture, losses and settings are the paper's, the public code's, or ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSpec:
+    """An entry of the generator registry."""
+
+    build: Callable[[GeneratorConfig, int, int, Rng], ImageGenerator]
+    """(config, image size, channels, rng) -> the network at initialisation."""
+    fit: Callable[[GeneratorConfig, ImageGenerator, Split, Rng, Log], None]
+    """(config, network, training split, rng, log): trains the network in place."""
+    source: str

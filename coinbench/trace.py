@@ -1,0 +1,84 @@
+"""One batch seen by one CoIN: everything metrics ask for, computed lazily and at most once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from coinbench.coin import CoIN, normalise, relevance
+from coinbench.concepts import Concepts
+from coinbench.models import Features
+from coinbench.problem import Batch, Problem
+
+
+class Trace:
+    """Lazy results of f, p and the CoIN on a batch x and on its reconstruction x̃. Used under `no_grad`."""
+
+    def __init__(self, coin: CoIN, problem: Problem, batch: Batch) -> None:
+        """Hold the batch; nothing is computed yet."""
+        self.coin = coin
+        self.problem = problem
+        self.batch = batch
+
+    @property
+    def index(self) -> Int[Tensor, "B"]:
+        """Position of each image in its data set, the key of every random draw for it."""
+        return self.batch.index
+
+    @property
+    def images(self) -> Float[Tensor, "B C H W"]:
+        """The original images x."""
+        return self.batch.images
+
+    @cached_property
+    def features(self) -> Features:
+        """Pass of the shared classifier f over x."""
+        return self.problem.classifier(self.images)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """Φ(x) and Φ′(x)."""
+        return self.coin.encode(self.images)
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "B Y"]:
+        """g(x), before the softmax."""
+        return self.coin.predict(self.concepts)
+
+    @cached_property
+    def predicted(self) -> Int[Tensor, "B"]:
+        """ĉ = argmax g(x), on the original image."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def relevance(self) -> Float[Tensor, "B K"]:
+        """r_k(x) in [-1, 1] for class ĉ."""
+        return normalise(relevance(self.coin, self.concepts, self.predicted))
+
+    @cached_property
+    def reconstruction(self) -> Float[Tensor, "B C H W"]:
+        """x̃."""
+        return self.coin.decode(self.concepts)
+
+    @cached_property
+    def features_of_reconstruction(self) -> Features:
+        """Pass of the shared classifier f over x̃."""
+        return self.problem.classifier(self.reconstruction)
+
+    @cached_property
+    def logits_of_reconstruction(self) -> Float[Tensor, "B Y"]:
+        """g(x̃), before the softmax."""
+        return self.coin(self.reconstruction)
+
+    @cached_property
+    def perceptual(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Feature maps of the perceptual net p for x and for x̃."""
+        net = self.problem.perceptual
+        return net(self.images), net(self.reconstruction)
+
+    def probability(self, logits: Float[Tensor, "B Y"]) -> Float[Tensor, "B"]:
+        """Return softmax(logits)_ĉ, the probability of the class predicted on the original image."""
+        return torch.softmax(logits, 1).gather(1, self.predicted[:, None])[:, 0]

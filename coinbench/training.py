@@ -1,0 +1,258 @@
+"""The one training loop, for f, G and every method: schedule, accumulation, EMA, precision, log, checkpoint, resume.
+
+Everything random in a step is keyed by the step's number, so a run that was cut and resumed computes what an
+uninterrupted one computes, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from coinbench.config import TrainConfig
+from coinbench.errors import CoinbenchError, DataError, UsageError
+from coinbench.files import write_atomically
+from coinbench.log import Log
+from coinbench.weights import own_state
+
+Loss = Callable[[int], dict[str, Tensor]]
+"""Micro-batch number -> weighted terms, whose sum is minimised."""
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the rate of a step (0-based).
+
+    >>> c = TrainConfig(steps=10, lr=1.0, schedule="linear", decay_from=0.5)
+    >>> [round(learning_rate(c, s), 2) for s in (0, 5, 9)]
+    [1.0, 1.0, 0.2]
+    """
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    share = step / config.steps
+    done = max(0.0, (share - config.decay_from) / (1 - config.decay_from))
+    factor = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "step": 0.1 ** sum(share >= m for m in config.milestones),
+    }[config.schedule]
+    return config.lr * warm * factor
+
+
+def train(
+    module: nn.Module,
+    loss: Loss,
+    config: TrainConfig,
+    log: Log,
+    shared: Iterable[nn.Module] = (),
+) -> None:
+    """Minimise `loss` over the parameters of `module` that require a gradient, in place.
+
+    Args:
+        module: ends with the trained (or averaged) weights, in eval mode.
+        loss: called once per micro-batch with its number.
+        config: steps, rate, precision and the rest.
+        log: its folder gets train.csv and checkpoint.safetensors; an existing checkpoint is continued.
+        shared: frozen networks inside `module`: kept in eval mode and out of checkpoints.
+
+    Raises:
+        CoinbenchError: the loss is not finite; names step, terms and the last good checkpoint.
+        Interrupted: asked to stop; a checkpoint was written first.
+    """
+    shared = tuple(shared)
+    state = _State(module, config, shared)
+    path = log.folder / "checkpoint.safetensors"
+    start = state.load(path) if path.is_file() else 0
+    rows = _Rows(log, start)
+    module.train()
+    for network in shared:
+        network.eval()
+    began = saved = time.monotonic()
+    for step in range(start, config.steps):
+        if log.stop.is_set():
+            state.save(path, step)
+            log.check()
+        terms = state.step(loss, step)
+        total = math.fsum(terms.values())
+        if not math.isfinite(total):
+            raise CoinbenchError(_not_finite(log.stage, step, terms, path))
+        done = step + 1
+        seconds = time.monotonic() - began
+        if done % config.log_every == 0 or done == config.steps:
+            rows.write(done, seconds, learning_rate(config, step), total, terms)
+        log.progress(
+            done,
+            config.steps,
+            seconds / (done - start) * (config.steps - done),
+            f"loss {total:.4g}",
+        )
+        if time.monotonic() - saved >= config.checkpoint_seconds and done < config.steps:
+            state.save(path, done)
+            saved = time.monotonic()
+    state.finish()
+    module.eval()
+    path.unlink(missing_ok=True)
+
+
+def _not_finite(stage: str, step: int, terms: dict[str, float], path: Path) -> str:
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    kept = f"last good checkpoint: {path}" if path.is_file() else "no checkpoint was written yet"
+    return f"{stage}: the loss is not finite at step {step} ({listed}); {kept}; lower train.lr or set train.clip"
+
+
+class _State:
+    """Everything that a checkpoint holds: own weights, optimiser, average, step."""
+
+    def __init__(self, module: nn.Module, config: TrainConfig, shared: tuple[nn.Module, ...]) -> None:
+        self.module, self.config, self.shared = module, config, shared
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("nothing to train: no parameter requires a gradient")
+        self.device = self.parameters[0].device
+        self.optimiser = _optimiser(self.parameters, config)
+        if config.precision == "fp16" and self.device.type != "cuda":
+            raise UsageError("train.precision=fp16 needs a CUDA device; use fp32 or bf16")
+        self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.average = {k: v.clone() for k, v in self._own().items()} if config.ema else {}
+
+    def _own(self) -> dict[str, Tensor]:
+        return own_state(self.module, self.shared)
+
+    def step(self, loss: Loss, step: int) -> dict[str, float]:
+        """Do one optimiser step; return the mean of each term over the micro-batches."""
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(config, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
+        for micro in range(config.accumulate):
+            with torch.autocast(self.device.type, low, enabled=config.precision != "fp32"):
+                terms = loss(step * config.accumulate + micro)
+                total = torch.stack(list(terms.values())).sum() / config.accumulate
+            self.scaler.scale(total).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
+        if not math.isfinite(math.fsum(sums.values())):
+            # The caller stops here; the weights stay those of the step before.
+            return sums
+        self.scaler.unscale_(self.optimiser)
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if config.ema:
+            self._update_average(config.ema)
+        return sums
+
+    @torch.no_grad()
+    def _update_average(self, decay: float) -> None:
+        for name, value in self._own().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put the average, where there is one, in place of the last weights."""
+        for name, value in self._own().items() if self.average else ():
+            value.copy_(self.average[name])
+
+    def save(self, path: Path, step: int) -> None:
+        """Write a checkpoint, whole or not at all."""
+        tensors = {f"module.{k}": v for k, v in self._own().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for number, entries in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{k}": v for k, v in entries.items() if v is not None}
+        # The averaged and the live tensors never share memory, yet safetensors wants each contiguous.
+        tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+        metadata = {
+            "step": str(step),
+            "train": self.config.digest(),
+            "scale": repr(self.scaler.get_scale()),
+        }
+        with write_atomically(path) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> int:
+        """Continue from a checkpoint; return the step to do next."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+            if metadata["train"] != self.config.digest():
+                raise DataError(f"{path}: belongs to another training configuration; delete it to start anew")
+            for name, value in self._own().items():
+                value.copy_(tensors[f"module.{name}"])
+            for name, value in self.average.items():
+                value.copy_(tensors[f"average.{name}"])
+            entries: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                kind, _, rest = key.partition(".")
+                if kind == "optimiser":
+                    number, _, name = rest.partition(".")
+                    entries.setdefault(int(number), {})[name] = value
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": entries, "param_groups": groups})
+            if self.scaler.is_enabled():
+                self.scaler.update(float(metadata["scale"]))
+            return int(metadata["step"])
+        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            raise DataError(f"{path}: not a checkpoint of this network ({error}); delete it to start anew") from error
+
+
+def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.Adam(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+class _Rows:
+    """train.csv: step, seconds, rate, loss and its terms; on resume cut back to the checkpoint."""
+
+    def __init__(self, log: Log, start: int) -> None:
+        self.path = log.folder / "train.csv"
+        self.board = _board(log, start)
+        self.seconds = 0.0
+        kept: list[list[str]] = []
+        if start and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+            kept = [header] + [row for row in rows if int(row[0]) <= start]
+            self.seconds = float(kept[-1][1]) if len(kept) > 1 else 0.0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(kept)
+        self.header = bool(kept)
+
+    def write(self, step: int, seconds: float, rate: float, total: float, terms: dict[str, float]) -> None:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not self.header:
+                writer.writerow(["step", "seconds", "rate", "loss", *terms])
+                self.header = True
+            values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
+            writer.writerow([step, f"{self.seconds + seconds:.2f}", *values])
+        if self.board is not None:
+            for name, value in {"rate": rate, "loss": total, **terms}.items():
+                self.board.add_scalar(name, value, step)
+
+
+def _board(log: Log, start: int):
+    if not log.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs the extra: pip install 'coinbench[track]'") from error
+    return SummaryWriter(str(log.folder / "tensorboard"), purge_step=start)

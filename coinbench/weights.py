@@ -1,0 +1,63 @@
+"""Weights of a network as safetensors: its own tensors only, nothing pickled, checked on the way in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from coinbench.errors import DataError
+from coinbench.files import write_atomically
+
+
+def own_state(module: nn.Module, shared: Iterable[nn.Module] = ()) -> dict[str, Tensor]:
+    """Return the state of `module` without the tensors of the `shared` networks inside it."""
+    foreign = {id(v) for network in shared for v in network.state_dict(keep_vars=True).values()}
+    return {k: v for k, v in module.state_dict(keep_vars=True).items() if id(v) not in foreign}
+
+
+def save(module: nn.Module, path: Path, shared: Iterable[nn.Module] = (), **metadata: str) -> str:
+    """Write the own weights of `module` and return their digest."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in own_state(module, shared).items()}
+    with write_atomically(path) as temporary:
+        save_file(tensors, temporary, metadata or None)
+    return digest(module, shared)
+
+
+@torch.no_grad()
+def load(module: nn.Module, path: Path, shared: Iterable[nn.Module] = ()) -> None:
+    """Fill `module` from a file; every key and shape must fit.
+
+    Raises:
+        DataError: the file is missing, truncated, no safetensors, or belongs to another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not readable as safetensors ({error}); delete it and run again") from error
+    own = own_state(module, shared)
+    for kind, names in (
+        ("lacks", own.keys() - tensors.keys()),
+        ("has a foreign", tensors.keys() - own.keys()),
+    ):
+        if names:
+            raise DataError(f"{path}: {kind} tensor {min(names)!r}; it belongs to another network")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise DataError(f"{path}: {name!r} has shape {list(tensors[name].shape)}, expected {list(value.shape)}")
+        value.copy_(tensors[name])
+
+
+def digest(module: nn.Module, shared: Iterable[nn.Module] = ()) -> str:
+    """Return 16 hex digits of the own weights: names, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name, value in sorted(own_state(module, shared).items()):
+        sha.update(f"{name}{list(value.shape)}{value.dtype}".encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]

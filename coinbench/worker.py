@@ -1,0 +1,69 @@
+"""The process around one cell: signals, threads, what it says, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+import typer
+
+from coinbench.cache import Cache
+from coinbench.errors import CoinbenchError
+from coinbench.log import Event, Log
+from coinbench.plan import read_cell
+from coinbench.work import choose_device, planned_from, work
+
+
+def serve(
+    path: Path, folder: Path, cache: Cache, device: str, threads: int | None, events: bool, tensorboard: bool
+) -> None:
+    """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes."""
+    log = Log(folder, _say_json if events else _say_plain, tensorboard=tensorboard)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: log.stop.set())
+    if events:
+        threading.Thread(target=_watch_parent, args=(log.stop,), daemon=True).start()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        work(planned_from(read_cell(path), folder), cache, choose_device(device), log)
+    except torch.OutOfMemoryError as error:
+        _fail(log, events, f"out of memory on {device}; lower train.batch or evaluation.batch ({error})", 1)
+    except MemoryError:
+        _fail(log, events, "out of memory; lower train.batch or evaluation.batch, or --jobs", 1)
+    except CoinbenchError as error:
+        _fail(log, events, str(error), error.exit_code)
+    except Exception as error:
+        if not events:
+            raise
+        _fail(log, events, f"{type(error).__name__}: {error}", 1)
+
+
+def _fail(log: Log, events: bool, message: str, code: int) -> None:
+    message = " ".join(message.split())
+    if not events:
+        error = CoinbenchError(message)
+        error.exit_code = code
+        raise error
+    log.emit({"error": message})
+    raise typer.Exit(code)
+
+
+def _say_json(event: Event) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _say_plain(event: Event) -> None:
+    step = f" {event['step']}/{event['steps']}" if "step" in event else ""
+    sys.stderr.write(f"{event['stage']}{step}: {event['text']}\n")
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """Stop when the executor is gone: its end of stdin closes, however it died."""
+    sys.stdin.buffer.read()
+    stop.set()

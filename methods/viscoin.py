@@ -1,0 +1,204 @@
+"""VisCoIN: a frozen classifier explained through concepts that a frozen generator draws.
+
+Parekh, Bouniot, Mozharovskyi, Newson, d'Alché-Buc, "Restyling Unsupervised Concept Based Interpretable Networks with
+Generative Models", ICLR 2025, section 3 and appendix C. Symbols are the paper's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from coinbench.coin import CoIN
+from coinbench.concepts import Concepts
+from coinbench.config import MethodConfig
+from coinbench.log import Log
+from coinbench.methods.losses import orthogonality, soft_cross_entropy
+from coinbench.models import Features
+from coinbench.networks.perceptual import perceptual_distance
+from coinbench.networks.psi import FusedTaps, tap_shapes
+from coinbench.problem import Problem
+from coinbench.rng import Rng, seeded
+from coinbench.specs import MethodSpec
+from coinbench.training import train
+
+
+class VisCoINConfig(MethodConfig):
+    """Settings of VisCoIN; a weight of 0 switches its term off."""
+
+    name: str = "viscoin"
+    K: int = Field(default=256, ge=2, le=4096)
+    """Number of concepts."""
+    side: int = Field(default=3, ge=1, le=16)
+    """A concept is a side x side map, b = side² (paper: 3)."""
+    channels: int = Field(default=512, ge=4, le=2048)
+    """Channels that Ψ makes of each tap (paper: 512)."""
+    support: bool = True
+    """Φ′, where G has more than one style vector."""
+    alpha: float = Field(default=0.5, ge=0)
+    """α: output fidelity CE(g(x), f(x)) (eq. 2)."""
+    mse: float = Field(default=1.0, ge=0)
+    """Weight of ‖x̃ − x‖²₂ (eq. 3; paper: 1)."""
+    l1: float = Field(default=1.0, ge=0)
+    """Weight of ‖x̃ − x‖₁ (eq. 3; paper: 1)."""
+    beta: float = Field(default=3.0, ge=0)
+    """β: perceptual distance of x̃ to x (eq. 3)."""
+    perceptual: Literal["none", "p"] = "p"
+    """The net of the perceptual term."""
+    gamma: float = Field(default=0.1, ge=0)
+    """γ: reconstruction classification CE(f(x̃), f(x)) (eq. 3)."""
+    delta: float = Field(default=0.2, ge=0)
+    """δ: sparsity ‖Φ(x)‖₁ (eq. 4)."""
+    orthogonality: float = Field(default=1.0, ge=0)
+    """Weight of L_orth(Ψ) (eq. 4; paper: 1)."""
+    latent: float = Field(default=1.0, ge=0)
+    """Weight of ‖w_x − w̄‖²₂ (eq. 4; paper: 1)."""
+    synthetic: int = Field(default=8, ge=0)
+    """Images sampled from G in a step, beside `train.batch` real ones (paper: 8 and 8)."""
+
+
+def support_styles(n_styles: int) -> frozenset[int]:
+    """Return the style vectors that Φ′ predicts: {0, 1, 2, 12, 13} of 14 (paper), the same shares elsewhere.
+
+    >>> sorted(support_styles(14)), sorted(support_styles(8)), sorted(support_styles(1))
+    ([0, 1, 2, 12, 13], [0, 1, 7], [])
+    """
+    first, last = round(3 / 14 * n_styles), round(2 / 14 * n_styles)
+    return frozenset({*range(first), *range(n_styles - last, n_styles)})
+
+
+class VisCoIN(CoIN):
+    """Ψ on taps of f gives Φ and Φ′; Θ predicts from pooled Φ; Ω translates both to latents of G."""
+
+    mean_latent: Tensor
+
+    def __init__(self, config: VisCoINConfig, problem: Problem) -> None:
+        """Make Ψ, Θ and Ω around the frozen f and G."""
+        super().__init__()
+        self.config = config
+        self.classifier = problem.classifier
+        self.generator = problem.generator
+        self.n_concepts = config.K
+        shapes = tap_shapes(problem.classifier, problem.channels, problem.size, problem.device)
+        self.trunk = FusedTaps(shapes, config.channels)
+        self.to_concepts = nn.Conv2d(self.trunk.channels, config.K, 1)
+        self.pool = nn.AdaptiveAvgPool2d(config.side)
+        width = config.K * config.side**2
+        styles = problem.generator.n_styles
+        self.from_support = support_styles(styles) if config.support else frozenset()
+        self.to_support = None
+        if self.from_support:
+            self.to_support = nn.Sequential(
+                nn.Linear(self.trunk.channels * config.side**2, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+            )
+        self.theta = nn.Linear(config.K, problem.n_classes)
+        self.omega = nn.ModuleList(nn.Linear(width, problem.generator.w_dim, bias=False) for _ in range(styles))
+        self.register_buffer("mean_latent", problem.generator.mean_latent().detach().cpu().clone())
+
+    def concepts_of(self, features: Features) -> Concepts:
+        """Return Φ and Φ′ from a pass of f (section 3.2)."""
+        fused = self.trunk(features.maps)
+        phi = self.pool(self.to_concepts(fused).relu()).flatten(2)
+        support = None
+        if self.to_support is not None:
+            support = self.to_support(self.pool(fused).flatten(1))
+        return Concepts(phi, phi.amax(2), support)
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
+        """Return Φ(x), Φ′(x)."""
+        return self.concepts_of(self.classifier(images))
+
+    def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
+        """Return Θ: a linear layer on max-pooled concepts."""
+        return self.theta(concepts.pooled)
+
+    def latent(self, concepts: Concepts) -> Float[Tensor, "B L W"]:
+        """Return w_x = Ω(Φ, Φ′): one linear layer per style vector, biased by w̄ (eq. 7)."""
+        phi = concepts.phi.flatten(1)
+        vectors = []
+        for number, layer in enumerate(self.omega):
+            source = phi if number not in self.from_support else concepts.support
+            assert source is not None
+            vectors.append(self.mean_latent + layer(source))
+        return torch.stack(vectors, 1)
+
+    def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
+        """Return x̃ = G(Ω(Φ, Φ′)), cut to [-1, 1]."""
+        return self.generator(self.latent(concepts)).clamp(-1, 1)
+
+
+def losses(coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, ""]]:
+    """Return the weighted terms of L_train (eq. 5) for a batch of real and sampled images."""
+    config = coin.config
+    with torch.no_grad():
+        features = problem.classifier(images)
+    concepts = coin.concepts_of(features)
+    w = coin.latent(concepts)
+    reconstruction = problem.generator(w).clamp(-1, 1)
+    difference = reconstruction - images
+    terms = {}
+    if config.alpha:
+        terms["fidelity"] = config.alpha * soft_cross_entropy(coin.predict(concepts), features.logits)
+    if config.mse:
+        terms["mse"] = config.mse * difference.square().mean()
+    if config.l1:
+        terms["l1"] = config.l1 * difference.abs().mean()
+    if config.beta and config.perceptual == "p":
+        with torch.no_grad():
+            of_images = problem.perceptual(images)
+        distance = perceptual_distance(of_images, problem.perceptual(reconstruction))
+        terms["perceptual"] = config.beta * distance.mean()
+    if config.gamma:
+        of_reconstruction = problem.classifier(reconstruction)
+        terms["classification"] = config.gamma * soft_cross_entropy(of_reconstruction.logits, features.logits)
+    if config.delta:
+        terms["sparsity"] = config.delta * concepts.phi.abs().mean()
+    if config.orthogonality:
+        kernels = coin.to_concepts.weight.flatten(1)
+        terms["orthogonality"] = config.orthogonality * orthogonality(kernels)
+    if config.latent:
+        terms["latent"] = config.latent * (w - coin.mean_latent).square().mean()
+    return terms
+
+
+def build(config: VisCoINConfig, problem: Problem, rng: Rng) -> VisCoIN:
+    """Return the network at initialisation."""
+    with seeded(rng.child("init")):
+        return VisCoIN(config, problem).to(problem.device)
+
+
+def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
+    """Train Ψ, Θ and Ω together; f and G stay frozen."""
+    coin = build(config, problem, rng)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        images = problem.train.draw(step, config.train.batch, rng.child("data")).images
+        if config.synthetic:
+            with torch.no_grad():
+                w = problem.generator.sample(config.synthetic, rng.child("synthetic", step))
+                images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
+        return losses(coin, problem, images)
+
+    shared = (problem.classifier, problem.generator, problem.perceptual)
+    train(coin, loss, config.train, log, shared)
+    return coin
+
+
+METHOD = MethodSpec(
+    config=VisCoINConfig,
+    build=build,
+    fit=fit,
+    title="VisCoIN",
+    source="Parekh et al., ICLR 2025",
+    notes=(
+        "paper: Ψ on three taps, 3x3 maps, max-pooled linear Θ, linear Ω biased by w̄, all losses and their weights; "
+        "public code: kernel sizes of the taps, pooling before Φ′; "
+        "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets"
+    ),
+)

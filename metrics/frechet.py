@@ -1,0 +1,170 @@
+"""FD-p and FD-f: Fréchet distance between reconstructions and originals (paper table 2a; Heusel et al. 2017, eq. 6).
+
+Features, statistics and number are three functions; `score` runs the last two on the stored features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from coinbench.config import EvaluationConfig
+from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metrics.mse import mean_image
+from coinbench.models import Features
+from coinbench.results import Score
+from coinbench.rng import Rng
+from coinbench.statistics import percentiles, resamples
+from coinbench.trace import Trace
+
+_PROTOCOL = (
+    "images in [-1, 1], x̃ against x of the test split, unaugmented; covariances with n - 1; interval: 95 % "
+    "bootstrap of the pairs (x, x̃), a tenth of the resamples of the other intervals, centred on the "
+    "value, since the bootstrap of a Fréchet distance is biased upwards; not FID"
+)
+_NULL = (
+    "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
+    "(all, where there are fewer) in the place of x̃"
+)
+
+FD_P = MetricSpec(
+    name="fd_p",
+    version=1,
+    unit="distance",
+    bounds=(0.0, np.inf),
+    higher_is_better=False,
+    source="design 8.4; form of paper section 4, table 2a (FID)",
+    protocol=f"features: spatial mean of the last map of the perceptual net p (fixed random weights); {_PROTOCOL}",
+    null=_NULL,
+)
+FD_F = MetricSpec(
+    name="fd_f",
+    version=1,
+    unit="distance",
+    bounds=(0.0, np.inf),
+    higher_is_better=False,
+    source="design 8.4; form of paper section 4, table 2a (FID)",
+    protocol=f"features: embedding of the classifier f shared by all methods; {_PROTOCOL}",
+    null=_NULL,
+)
+
+
+def features(maps: tuple[Tensor, ...], f: Features) -> dict[str, np.ndarray]:
+    """Return the features of each image: p's last map averaged over space, and f's embedding."""
+    columns = {"p": maps[-1].mean((2, 3)), "f": f.embedding}
+    return {name: value.cpu().numpy() for name, value in columns.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """Mean and covariance of features."""
+
+    mean: Float[np.ndarray, "d"]
+    covariance: Float[np.ndarray, "d d"]
+
+
+def statistics(values: Float[np.ndarray, "n d"]) -> Gaussian:
+    """Return mean and unbiased covariance in float64; the covariance of a single row is 0.
+
+    >>> statistics(np.array([[0.0, 1.0], [2.0, 1.0]])).covariance.tolist()
+    [[2.0, 0.0], [0.0, 0.0]]
+    """
+    values = values.astype(np.float64)
+    mean = values.mean(0)
+    centred = values - mean
+    return Gaussian(mean, centred.T @ centred / max(len(values) - 1, 1))
+
+
+def frechet(a: Gaussian, b: Gaussian) -> float:
+    """Return ‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a C_b)^½).
+
+    The trace of the root is that of (C_a^½ C_b C_a^½)^½, which is symmetric: `eigh` serves, also where fewer
+    images than features leave the covariances singular.
+
+    >>> one = Gaussian(np.array([0.0, 3.0]), np.diag([4.0, 1.0]))
+    >>> frechet(one, Gaussian(np.array([0.0, 0.0]), np.diag([1.0, 1.0])))  # 9 + (2 - 1)² + 0
+    10.0
+    """
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ b.covariance @ root)
+    traces = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(product.clip(0)).sum()
+    return max(float(np.square(a.mean - b.mean).sum() + traces), 0.0)
+
+
+def interval(
+    value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], rng: Rng, count: int
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a distance between paired rows, centred on `value`.
+
+    A resample has fewer different rows than the data, so its distance is larger throughout (Chong and
+    Forsyth 2020): only the spread of the resamples is used, around the value itself.
+    """
+    rows = resamples(len(a), count, rng)
+    draws = np.array([frechet(statistics(a[row]), statistics(b[row])) for row in rows])
+    low, high = percentiles(draws - np.median(draws) + value)
+    return max(low, 0.0), high
+
+
+class FrechetDistance(Metric):
+    """Features of x and x̃, of the mean training image, and of training images."""
+
+    specs = (FD_P, FD_F)
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        """Start a pass."""
+        super().__init__(evaluation)
+        self._parts: list[Records] = []
+
+    @torch.no_grad()
+    def update(self, trace: Trace) -> None:
+        """Keep the features of a batch."""
+        original, reconstruction = trace.perceptual
+        index = trace.index.cpu().numpy()
+        self._keep("real", index, features(original, trace.features))
+        self._keep("method", index, features(reconstruction, trace.features_of_reconstruction))
+
+    @torch.no_grad()
+    def records(self) -> Records:
+        """Return the features of each image, by arm and index; the mean image has one row."""
+        problem, config = self.evaluation.problem, self.evaluation.config
+        n = sum(len(part["index"]) for part in self._parts if part["arm"][0] == "real")
+        # As many as there are test images: the distance falls as n grows.
+        dice = self.evaluation.rng.child("frechet", "train").uniform(problem.train.index, 1)[:, 0]
+        rows = np.sort(dice.argsort()[:n])
+        for start in range(0, len(rows), config.batch):
+            batch = problem.train.take(rows[start : start + config.batch])
+            self._keep("train images", batch.index.cpu().numpy(), self._features(batch.images))
+        image = mean_image(problem.train)
+        self._keep("mean image", np.zeros(1, dtype=np.int64), self._features(image))
+        return collect(self._parts, by=("arm", "index"))
+
+    def _features(self, images: Tensor) -> dict[str, np.ndarray]:
+        problem = self.evaluation.problem
+        return features(problem.perceptual(images), problem.classifier(images))
+
+    def _keep(self, arm: str, index: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+        self._parts.append({"arm": np.full(len(index), arm), "index": index, **columns})
+
+    @staticmethod
+    def score(records: Records, config: EvaluationConfig) -> list[Score]:
+        """Return the distance of each arm to the originals, for p and for f."""
+        rng = Rng(config.seed).child("bootstrap")
+        rows = []
+        for spec, column in ((FD_P, "p"), (FD_F, "f")):
+            arms = {
+                arm: records[column][records["arm"] == arm] for arm in ("real", "method", "mean image", "train images")
+            }
+            real = arms.pop("real")
+            for arm, values in arms.items():
+                value = frechet(statistics(real), statistics(values))
+                # The controls are for orientation: their rows are no pairs, they get no interval.
+                ends = (np.nan, np.nan)
+                if arm == "method":
+                    ends = interval(value, real, values, rng, config.bootstrap // 10)
+                rows.append(spec.score(value, ends, n=len(real), arm=arm))
+        return rows

@@ -1,0 +1,72 @@
+"""PD-p: distance of the reconstruction under the perceptual net p (design 8.4; takes LPIPS's place, is not LPIPS)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from coinbench.config import EvaluationConfig
+from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metrics.mse import mean_image
+from coinbench.networks.perceptual import perceptual_distance
+from coinbench.results import Score
+from coinbench.statistics import summarise
+from coinbench.trace import Trace
+
+PD_P = MetricSpec(
+    name="pd_p",
+    version=1,
+    unit="distance",
+    bounds=(0.0, 8.0),
+    higher_is_better=False,
+    source="design 8.4, in the form of Zhang et al. 2018, eq. 1; not LPIPS",
+    protocol=(
+        "x̃ against x in [-1, 1] under p, a net independent of f's classes with fixed random weights: squared "
+        "difference of channel-normalised features, mean over space, sum over four maps; mean over the images of the "
+        "test split, unaugmented; 95 % percentile bootstrap over images"
+    ),
+    null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
+)
+
+
+class PerceptualDistance(Metric):
+    """Perceptual distance per image, of x̃ and of the mean training image.
+
+    The pure function is `perceptual_distance`; features that point the same way are 0 apart, orthogonal ones 2.
+
+    >>> maps = (torch.tensor([[[[3.0]], [[0.0]]]]),)
+    >>> same, orthogonal = torch.tensor([[[[5.0]], [[0.0]]]]), torch.tensor([[[[0.0]], [[1.0]]]])
+    >>> perceptual_distance(maps, (same,)).item(), perceptual_distance(maps, (orthogonal,)).item()
+    (0.0, 2.0)
+    """
+
+    specs = (PD_P,)
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        """Start a pass; averages the training images."""
+        super().__init__(evaluation)
+        problem = evaluation.problem
+        with torch.no_grad():
+            self._mean = problem.perceptual(mean_image(problem.train))
+        self._parts: list[Records] = []
+
+    @torch.no_grad()
+    def update(self, trace: Trace) -> None:
+        """Measure a batch."""
+        original, reconstruction = trace.perceptual
+        for arm, maps in (("method", reconstruction), ("mean image", self._mean)):
+            value = perceptual_distance(original, maps).double().cpu().numpy()
+            index = trace.index.cpu().numpy()
+            self._parts.append({"arm": np.full(len(index), arm), "index": index, "value": value})
+
+    def records(self) -> Records:
+        """Return the distance of each image in each arm."""
+        return collect(self._parts, by=("arm", "index"))
+
+    @staticmethod
+    def score(records: Records, config: EvaluationConfig) -> list[Score]:
+        """Return the mean of each arm."""
+        return [
+            summarise(PD_P, records["value"][records["arm"] == arm], config, arm=arm)
+            for arm in ("method", "mean image")
+        ]

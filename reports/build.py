@@ -1,0 +1,51 @@
+"""From a run folder to its tables, figures and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coinbench.files import write_atomically
+from coinbench.reports import figures, html
+from coinbench.reports.folder import read_folder
+from coinbench.reports.render import write_table
+from coinbench.reports.tables import build_tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFiles:
+    """What a report wrote, and what it could not show."""
+
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    html: Path
+    missing: tuple[str, ...]
+    """Sentences, one for each thing that the folder does not hold."""
+
+
+def report(folder: Path, titles: Mapping[str, str] | None = None) -> ReportFiles:
+    """Write tables/, figures/ and report.html of a run folder; whatever is missing is named in them.
+
+    Args:
+        folder: holds results.parquet, and cells/ as far as they came.
+        titles: names of methods in tables, in the order in which the methods were given.
+
+    Raises:
+        DataError: the folder holds no results.
+    """
+    run = read_folder(folder)
+    tables = build_tables(run.records, titles)
+    plots = figures.plots(run, titles)
+    written = [path for table in tables for path in write_table(table, folder / "tables")]
+    drawn = [path for plot in plots for path in figures.save(plot, folder / "figures")]
+    missing = html.missing(run, tables, plots, titles)
+    with write_atomically(folder / "report.html") as temporary:
+        page = html.page(run, tables, plots, missing, titles)
+        temporary.write_text(page, encoding="utf-8")
+    return ReportFiles(
+        tables=tuple(written),
+        figures=tuple(drawn),
+        html=folder / "report.html",
+        missing=tuple(missing),
+    )

@@ -1,0 +1,340 @@
+"""The figures of a run: faithfulness, consistency, training curves, reconstructions and concept sheets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from coinbench.files import write_atomically
+from coinbench.reports import gallery
+from coinbench.reports.folder import RunFolder, Series, series_of, slug
+from coinbench.reports.layout import Numbers, parameter, setting
+
+INK, FAINT = "#333333", "#8a8a8a"
+_MARKERS = "osD^vP*X"
+_ARMS = (("method", "trained", "o"), ("untrained", "untrained", "D"), ("permuted", "permuted labels", "s"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure to be drawn: where it goes and what it shows."""
+
+    name: str
+    """Of the file, without ending."""
+    kind: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Set the style of the figures, and take it back."""
+    settings: dict[Any, Any] = {
+        **seaborn.axes_style("whitegrid"),
+        **seaborn.plotting_context("paper"),
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.edgecolor": FAINT,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#e4e4e4",
+        "legend.frameon": False,
+        "pdf.fonttype": 42,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def plots(run: RunFolder, titles: Mapping[str, str] | None = None) -> list[Plot]:
+    """Return the figures that the folder has the numbers or images for."""
+    numbers = Numbers(run.records)
+    series = series_of(numbers.keys(), titles)
+    colours = dict(zip(series, seaborn.color_palette("colorblind", len(series)), strict=True))
+    found: list[Plot] = []
+    for dataset in numbers.datasets():
+        found += _faithfulness(numbers, dataset, series, colours)
+        found += _consistency(numbers, dataset, series, colours)
+    for dataset in numbers.datasets():
+        found += _reconstructions(run, dataset, series)
+        found += _sheets(run, dataset, series)
+    for dataset in numbers.datasets():
+        found += _training(run, dataset, series)
+    return found
+
+
+def save(plot: Plot, folder: Path) -> list[Path]:
+    """Write NAME.png at 200 dpi and NAME.pdf, each atomically."""
+    paths = [folder / f"{plot.name}{suffix}" for suffix in (".png", ".pdf")]
+    with style():
+        figure = plot.draw()
+        for path in paths:
+            with write_atomically(path) as temporary:
+                figure.savefig(temporary, dpi=200, bbox_inches="tight", pad_inches=0.08)
+    return paths
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Make a figure that no global state knows of."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(width: float, height: float) -> Figure:
+    """Make a figure whose axes are placed by hand; what hangs over its edges is saved too."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _faithfulness(
+    numbers: Numbers, dataset: str, series: Sequence[Series], colours: Mapping[Series, Any]
+) -> list[Plot]:
+    params = numbers.params("faithfulness")
+    drawn = [s for s in series if any(numbers.entry(dataset, s, "faithfulness", p) for p in params)]
+    if not drawn:
+        return []
+
+    def draw() -> Figure:
+        figure = _figure(5.2, 3.3)
+        axes = figure.subplots()
+        for i, one in enumerate(drawn):
+            for arm, dashed in (("random", True), ("method", False)):
+                _line(axes, numbers, dataset, one, arm, params, colours[one], _MARKERS[i % 8], dashed)
+        axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
+        axes.set(xlabel="threshold τ", ylabel="median faithfulness FF", title=dataset)
+        axes.set_xticks([parameter(p) for p in params])
+        axes.margins(x=0.06)
+        axes.grid(axis="x", visible=False)
+        handles = [
+            Line2D([], [], color=colours[one], marker=_MARKERS[i % 8], label=one.title) for i, one in enumerate(drawn)
+        ]
+        random = Line2D([], [], color=FAINT, linestyle=(0, (3, 2)), label="same number at random")
+        figure.legend(handles=[*handles, random], loc="outside right center")
+        return figure
+
+    caption = (
+        "Median faithfulness over the threshold τ above which concepts are removed; dashed, in the "
+        "method's colour: as many concepts removed at random. Bands: standard deviation over seeds, "
+        "or the 95 % interval where there is one seed."
+    )
+    return [Plot(slug("faithfulness", dataset), "faithfulness", f"Faithfulness, {dataset}", caption, draw)]
+
+
+def _line(
+    axes: Axes,
+    numbers: Numbers,
+    dataset: str,
+    one: Series,
+    arm: str,
+    params: Sequence[str],
+    colour: Any,
+    marker: str,
+    dashed: bool,
+) -> None:
+    points = [(p, numbers.entry(dataset, one, "faithfulness", p, arm)) for p in params]
+    kept = [(parameter(p), entry) for p, entry in points if entry]
+    x = [at for at, _ in kept]
+    y = np.array([entry.value for _, entry in kept])
+    lows = [e.low if math.isnan(e.spread) else e.value - e.spread for _, e in kept]
+    highs = [e.high if math.isnan(e.spread) else e.value + e.spread for _, e in kept]
+    shape: dict[str, Any] = {"linewidth": 1.8, "marker": marker, "markersize": 5}
+    if dashed:
+        shape = {"linewidth": 1.0, "linestyle": (0, (3, 2)), "alpha": 0.7}
+    axes.plot(x, y, color=colour, **shape)
+    alpha = 0.10 if dashed else 0.20
+    axes.fill_between(x, lows, highs, color=colour, alpha=alpha, linewidth=0)
+
+
+def _consistency(numbers: Numbers, dataset: str, series: Sequence[Series], colours: Mapping[Series, Any]) -> list[Plot]:
+    params = numbers.params("consistency")
+    drawn = [one for one in series if any(numbers.concepts(dataset, one, "consistency", p, "method") for p in params)]
+    if not drawn:
+        return []
+
+    def draw() -> Figure:
+        figure = _figure(max(3.2, 0.6 + 1.15 * len(drawn)) * len(params), 3.4)
+        panels = figure.subplots(1, len(params), sharey=True, squeeze=False)[0]
+        for axes, value in zip(panels, params, strict=True):
+            axes.axhline(50, color=FAINT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+            for place, one in enumerate(drawn):
+                for j, (arm, _, marker) in enumerate(_ARMS):
+                    rows = numbers.concepts(dataset, one, "consistency", value, arm)
+                    colour = colours[one] if arm == "method" else ("#777777", "#b4b4b4")[j - 1]
+                    _swarm(axes, place + (j - 1) * 0.28, [100 * r.value for r in rows], colour, marker)
+            axes.set_xticks(range(len(drawn)), [one.title for one in drawn])
+            axes.set(title=f"{dataset}, {setting(value)}", xlim=(-0.55, len(drawn) - 0.45))
+            axes.grid(axis="x", visible=False)
+        panels[0].set_ylabel("accuracy of the SVM (%)")
+        shades = (INK, "#777777", "#b4b4b4")
+        handles = [
+            Line2D([], [], color=shade, marker=marker, linestyle="", markersize=5, label=label)
+            for (_, label, marker), shade in zip(_ARMS, shades, strict=True)
+        ]
+        mean = Line2D([], [], color="black", linewidth=2, label="mean ± std")
+        chance = Line2D([], [], color=FAINT, linestyle=(0, (3, 2)), label="chance")
+        figure.legend(handles=[*handles, mean, chance], loc="outside lower center", ncols=5)
+        return figure
+
+    caption = (
+        "Consistency of every concept (a point is a concept of one seed): accuracy with which a linear "
+        "SVM on the classifier's features tells images with the concept raised from images without it, "
+        "beside the method at initialisation and an SVM trained on permuted labels. Bars: mean ± std."
+    )
+    return [Plot(slug("consistency", dataset), "consistency", f"Consistency, {dataset}", caption, draw)]
+
+
+def _swarm(axes: Axes, centre: float, values: Sequence[float], colour: Any, marker: str) -> None:
+    """Draw points side by side where they would cover each other, with mean and deviation."""
+    if not values:
+        return
+    y = np.sort(np.asarray(values))
+    bins = np.round(y / 2.5).astype(int)
+    crowd = max(np.bincount(bins - bins.min()).max(), 6)
+    rank = np.arange(len(y)) - np.searchsorted(bins, bins)
+    side = np.where(rank % 2 == 0, -1, 1) * ((rank + 1) // 2)
+    size = 13 if len(y) < 200 else 6
+    x = centre + side / crowd * 0.23
+    axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.55, linewidths=0, zorder=3)
+    deviation = float(np.std(y, ddof=1)) if len(y) > 1 else 0.0
+    axes.plot([centre - 0.1, centre + 0.1], [y.mean()] * 2, color="black", linewidth=2, zorder=5)
+    axes.plot([centre] * 2, [y.mean() - deviation, y.mean() + deviation], color="black", lw=1, zorder=4)
+
+
+def _reconstructions(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
+    found = [
+        (one, images)
+        for one in series
+        if (cell := run.cell(dataset, one)) and (images := gallery.read_reconstructions(cell))
+    ]
+    if not found:
+        return []
+    strips: list[tuple[str, np.ndarray, tuple[str, ...]]] = []
+    shown: tuple[int, ...] = ()
+    for one, images in found:
+        if images.index != shown:
+            name = "original" if not shown else f"original\n({one.title})"
+            strips.append((name, images.originals, images.labels))
+            shown = images.index
+        strips.append((one.title, images.reconstructions, ()))
+
+    def draw() -> Figure:
+        count = max(len(tiles) for _, tiles, _ in strips)
+        rows = len(strips)
+        figure = _figure(1.2 + 0.72 * count, 0.78 * rows + 0.45)
+        for axes, (name, tiles, labels) in zip(figure.subplots(rows, 1, squeeze=False)[:, 0], strips, strict=True):
+            _show(axes, tiles, name, labels, count)
+        return figure
+
+    caption = "Test images and their reconstructions x̃ by each method (lowest seed)."
+    name, title = slug("reconstructions", dataset), f"Reconstructions, {dataset}"
+    return [Plot(name, "reconstructions", title, caption, draw)]
+
+
+def _show(axes: Axes, tiles: np.ndarray, name: str, labels: Sequence[str], count: int, gap: int = 2) -> None:
+    """Show a strip of tiles with its name at the left and labels above."""
+    strip = gallery.join(tiles, gap)
+    width = strip.shape[1] / (len(tiles) + (len(tiles) - 1) * gap / tiles.shape[2])
+    step = width * (1 + gap / tiles.shape[2])
+    axes.imshow(strip, interpolation="none")
+    axes.set_xlim(-0.5, count * step - 0.5)
+    axes.axis("off")
+    height = strip.shape[0] / 2
+    axes.text(-width * 0.12, height, name, ha="right", va="center", fontsize=8.5, linespacing=1.35)
+    for i, label in enumerate(labels):
+        short = label if len(label) <= 12 else f"{label[:11]}…"
+        at = (i * step + width / 2, -width * 0.07)
+        axes.text(*at, short, ha="center", va="bottom", fontsize=7, color=INK)
+
+
+def _sheets(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
+    found = []
+    for one in series:
+        cell = run.cell(dataset, one)
+        sheet = gallery.read_sheet(cell) if cell else None
+        if sheet is None:
+            continue
+        caption = (
+            f"{one.title} on {dataset}: its most relevant class-concept pairs. r is the relevance of the "
+            f"concept to the class; the concept is scaled by λ, all else kept. {sheet.note}"
+        )
+        name = slug("concepts", dataset, one.method, *([one.variant] if one.variant != "default" else []))
+        found.append(Plot(name, "sheet", f"Concepts of {one.title}, {dataset}", caption, _sheet(sheet)))
+    return found
+
+
+def _sheet(sheet: gallery.Sheet) -> Callable[[], Figure]:
+    def draw() -> Figure:
+        blocks = max(len(pair.rows) for pair in sheet.pairs)
+        tiles = len(sheet.headers)
+        figure = _plain(0.51 * tiles * blocks, 0.56 * len(sheet.pairs))
+        grid = figure.add_gridspec(
+            len(sheet.pairs), blocks, left=0.0, right=1, top=1, bottom=0, wspace=0.035, hspace=0.08
+        )
+        for i, pair in enumerate(sheet.pairs):
+            for j, row in enumerate(pair.rows):
+                axes = figure.add_subplot(grid[i, j])
+                name = f"{pair.label}\nconcept {pair.concept}, r = {pair.relevance:.2f}"
+                labels = sheet.headers if i == 0 else ()
+                _show(axes, row, name if j == 0 else "", labels, tiles)
+        return figure
+
+    return draw
+
+
+def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
+    logs = []
+    for one in series:
+        cell = run.cell(dataset, one)
+        log = _read_log(cell.path / "train.csv") if cell else None
+        if log is not None:
+            logs.append((one, log))
+    if not logs:
+        return []
+
+    def draw() -> Figure:
+        figure = _figure(3.4 * len(logs) + 0.4, 3.0)
+        panels = figure.subplots(1, len(logs), squeeze=False)[0]
+        for axes, (one, log) in zip(panels, logs, strict=True):
+            terms = [name for name in log if name not in ("step", "seconds", "lr")]
+            for name, colour in zip(terms, seaborn.color_palette("colorblind", len(terms)), strict=True):
+                total = name in ("loss", "total")
+                shade = INK if total else colour
+                axes.plot(log["step"], log[name], label=name, color=shade, linewidth=1.8 if total else 1.1)
+            axes.set(title=f"{one.title}, {dataset}", xlabel="step")
+            axes.set_yscale("symlog", linthresh=1e-3)
+            axes.legend(fontsize=7)
+        panels[0].set_ylabel("loss term")
+        return figure
+
+    caption = "Loss terms during training (lowest seed); symmetric logarithmic axis."
+    return [Plot(slug("training", dataset), "training", f"Training, {dataset}", caption, draw)]
+
+
+def _read_log(path: Path) -> dict[str, list[float]] | None:
+    """Return the columns of train.csv; None where there is no log with at least two steps."""
+    try:
+        table = pd.read_csv(path).select_dtypes("number")
+    except (OSError, ValueError):
+        return None
+    if len(table) < 2 or "step" not in table:
+        return None
+    return {str(name): table[name].astype(float).tolist() for name in table.columns}

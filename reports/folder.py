@@ -1,0 +1,204 @@
+"""What a run left on disk: scores, cells and saved images, as the reports see them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from coinbench import results
+from coinbench.errors import DataError
+
+TITLES = {"viscoin": "VisCoIN", "random": "Random concepts"}
+"""Names in tables that are not the name in capitals; a caller's mapping goes first."""
+_PAPER_ORDER = {"random": 0, "flint": 1, "flaem": 2, "viscoin": 4}
+"""Columns of the paper's tables; every other method stands at 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One row of results.parquet, as typed values."""
+
+    dataset: str
+    method: str
+    variant: str
+    seed: int
+    metric: str
+    params: str
+    arm: str
+    subject: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    higher_is_better: bool | None
+    version: int
+    protocol: str
+    classifier_digest: str
+    cell: str
+
+    @property
+    def measured(self) -> bool:
+        """Return whether the row holds a number."""
+        return self.n > 0 and not math.isnan(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One column of the tables, one line of the figures: a method in a variant."""
+
+    method: str
+    variant: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellFolder:
+    """One folder in cells/, whatever became of it."""
+
+    path: Path
+    dataset: str
+    method: str
+    variant: str
+    seed: int
+    status: str
+    """complete, incomplete (some metric is unavailable), failed or unfinished."""
+    error: str
+    provenance: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return what identifies the cell to a reader."""
+        variant = "" if self.variant == "default" else f", {self.variant}"
+        return f"{self.method}{variant} on {self.dataset}, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder that holds results."""
+
+    path: Path
+    records: tuple[Record, ...]
+    """The rows that hold a number."""
+    unmeasured: tuple[str, ...]
+    """Rows that hold none, as a reader calls them."""
+    cells: tuple[CellFolder, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def cell(self, dataset: str, series: Series) -> CellFolder | None:
+        """Return the cell with the lowest seed that has scores, whose pictures are shown."""
+        found = [
+            cell
+            for cell in self.cells
+            if (cell.dataset, cell.method, cell.variant) == (dataset, series.method, series.variant)
+            and cell.status in ("complete", "incomplete")
+        ]
+        return min(found, key=lambda cell: cell.seed, default=None)
+
+
+def read_folder(path: Path) -> RunFolder:
+    """Read a run folder; cells may be missing, failed or cut short.
+
+    Raises:
+        DataError: it holds no results.
+    """
+    records = records_of(results.read(path))
+    names = [
+        f"{r.metric}{f' at {r.params}' if r.params else ''} ({r.arm}): {r.method} on {r.dataset}, seed {r.seed}"
+        for r in records
+        if not r.measured and r.subject == "all"
+    ]
+    kept = tuple(r for r in records if r.measured)
+    if not kept:
+        raise DataError(f"{path}: the results hold no number; run the same command again")
+    digests = {r.cell for r in kept}
+    folders = sorted((path / "cells").glob("*/cell.json"))
+    cells = [_read_cell(file.parent, digests) for file in folders]
+    cells.sort(key=lambda cell: (cell.dataset, cell.method, cell.variant, cell.seed))
+    return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
+
+
+def records_of(table: pd.DataFrame) -> list[Record]:
+    """Return the rows of a table of results."""
+    names = [item.name for item in fields(Record)]
+    return [_record({name: row[name] for name in names}) for row in table.to_dict("records")]
+
+
+def _record(row: dict[str, Any]) -> Record:
+    better = row["higher_is_better"]
+    texts = ("dataset", "method", "variant", "metric", "params", "arm", "subject", "unit")
+    row |= {key: str(row[key]) for key in (*texts, "protocol", "classifier_digest", "cell")}
+    row |= {key: int(row[key]) for key in ("seed", "n", "version")}
+    row |= {key: float(row[key]) for key in ("value", "low", "high")}
+    # A column of True, False and None comes back from Parquet with NaN for None.
+    row["higher_is_better"] = None if better is None or better != better else bool(better)
+    return Record(**row)
+
+
+def _read_cell(path: Path, measured: set[str]) -> CellFolder:
+    config, error = load(path / "cell.json"), load(path / "error.json")
+    with_scores = ("complete", "incomplete")
+    without = ("unfinished", "failed")
+    status = (with_scores if path.name in measured else without)[bool(error)]
+    method = config.get("method", {})
+    return CellFolder(
+        path=path,
+        dataset=str(config.get("dataset", "?")),
+        method=str(method.get("name", "?") if isinstance(method, dict) else method),
+        variant=str(config.get("variant", "default")),
+        seed=int(config.get("seed", 0)),
+        status=status,
+        error=str(error.get("error", "")),
+        provenance=load(path / "provenance.json"),
+    )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a JSON object; what a cell cut short left half-done or not at all counts as empty."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def series_of(keys: Iterable[tuple[str, str]], titles: Mapping[str, str] | None = None) -> list[Series]:
+    """Return a column for each (method, variant): the paper's order, plug-ins before VisCoIN as in `titles`.
+
+    >>> keys = [("viscoin", "default"), ("mine", "default"), ("flint", "default")]
+    >>> [series.title for series in series_of(keys, {"mine": "Mine"})]
+    ['FLINT', 'Mine', 'VisCoIN']
+    """
+    known = {**TITLES, **(titles or {})}
+    given = list(titles or {})
+    keys = set(keys)
+
+    def place(key: tuple[str, str]) -> tuple[int, int, str, bool, str]:
+        method, variant = key
+        at = given.index(method) if method in given else len(given)
+        return (_PAPER_ORDER.get(method, 3), at, method, variant != "default", variant)
+
+    named = len({variant for _, variant in keys}) > 1
+    found = []
+    for method, variant in sorted(keys, key=place):
+        title = known.get(method, method.upper())
+        shown = named or variant != "default"
+        found.append(Series(method, variant, f"{title} ({variant})" if shown else title))
+    return found
+
+
+def slug(*parts: str) -> str:
+    """Return a file name made of `parts`.
+
+    >>> slug("concepts", "My birds", "VisCoIN (γ=0)")
+    'concepts-my-birds-viscoin-γ-0'
+    """
+    text = "-".join(parts).lower()
+    words = "".join(c if c.isalnum() or c == "_" else " " for c in text).split()
+    return "-".join(words)

@@ -1,0 +1,324 @@
+"""The tables of a run, laid out as Tables 1 and 2 of the VisCoIN paper (arXiv 2407.01331), controls beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from coinbench import results
+from coinbench.errors import DataError
+from coinbench.reports.folder import Record, Series, records_of, series_of
+from coinbench.reports.layout import (
+    Column,
+    Entry,
+    Numbers,
+    Row,
+    Table,
+    describe,
+    missing_notes,
+    parameter,
+    seeds_note,
+    significant,
+    value_of,
+)
+from coinbench.reports.render import to_markdown
+
+NAMES = {
+    "accuracy": "accuracy of g",
+    "accuracy_f": "accuracy of f",
+    "agreement": "agreement of g with f",
+    "accuracy_reconstruction": "accuracy of g on x̃",
+    "probability_reconstruction": "mean g(x̃)_ĉ",
+    "mse": "MSE",
+    "pd_p": "PD-p",
+    "fd_p": "FD-p",
+    "fd_f": "FD-f",
+    "faithfulness": "median FF_x",
+    "removed": "concepts removed",
+    "consistency": "consistency",
+    "consistency_shift": "relative shift",
+    "dead_concepts": "dead concepts",
+    "sparsity": "sparsity",
+}
+"""How tables and figures call the metrics; others by their name."""
+_MARKED = "Best in bold, second underlined; controls are never marked."
+
+
+def build_tables(records: Sequence[Record], titles: Mapping[str, str] | None = None) -> list[Table]:
+    """Return the five tables; one that nothing was measured for has no rows.
+
+    Raises:
+        DataError: no row holds a number.
+    """
+    numbers = Numbers(records)
+    if not numbers.records:
+        raise DataError("the results hold no number: no cell came to its evaluation; run them again")
+    series = series_of(numbers.keys(), titles)
+    builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
+    return [builder(numbers, series) for builder in builders]
+
+
+def print_tables(run: Path | pd.DataFrame, titles: Mapping[str, str] | None = None) -> str:
+    """Return the tables of a run folder, or of its rows, as Markdown aligned for a terminal.
+
+    Raises:
+        DataError: the folder holds no results.
+    """
+    scores = results.read(run) if isinstance(run, Path) else run
+    tables = (to_markdown(table, terminal=True) for table in build_tables(records_of(scores), titles))
+    return "\n".join(tables)
+
+
+def title_of(metric: str) -> str:
+    """Return how tables call a metric."""
+    return NAMES.get(metric, metric.upper() if len(metric) < 4 else metric.replace("_", "-").upper())
+
+
+def _table(
+    name: str,
+    title: str,
+    headers: Sequence[str],
+    columns: Sequence[Column],
+    rows: Iterable[Row],
+    numbers: Numbers,
+    metrics: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Table:
+    """Put a table together: rows without any number go, notes on seeds, marks and holes come."""
+    kept = [row for row in rows if any(row.entries)]
+    table = Table(name=name, title=title, headers=tuple(headers), columns=tuple(columns), rows=tuple(kept))
+    if not kept:
+        return table
+    marked = any(any(table.marks(row)) for row in kept)
+    measured = set(numbers.metrics(""))
+    absent = [title_of(metric) for metric in metrics if metric not in measured]
+    said = [seeds_note(kept), *([_MARKED] if marked else []), *notes]
+    said += missing_notes(columns, kept)
+    said += [f"Not measured in this run: {', '.join(absent)}."] if absent else []
+    protocols = tuple(
+        f"{title_of(metric)} [{describe(numbers.of(metric))}]." for metric in metrics if metric in measured
+    )
+    return Table(
+        name=name,
+        title=title,
+        headers=tuple(headers),
+        columns=tuple(columns),
+        rows=tuple(kept),
+        notes=tuple(said),
+        protocols=protocols,
+    )
+
+
+def _methods(series: Sequence[Series]) -> list[Column]:
+    return [Column(title=one.title, series=one) for one in series]
+
+
+def _percent(unit: str) -> float:
+    return 100.0 if unit in ("", "fraction", "%") else 1.0
+
+
+def _accuracy(numbers: Numbers, series: Sequence[Series]) -> Table:
+    columns = [Column(title="Chance"), Column(title="Original-f"), *_methods(series)]
+    quantities = (
+        *(("accuracy", "accuracy", "method"), ("accuracy_reconstruction", "accuracy on x̃", "method")),
+        *(("agreement", "agreement with f", "method"), ("agreement", "agreement by chance", "chance")),
+    )
+    rows = []
+    for dataset in numbers.datasets():
+        majority = numbers.shared(dataset, series, "accuracy", "chance")
+        original = numbers.shared(dataset, series, "accuracy_f")
+        for metric, label, arm in quantities:
+            # Labels are the same for g(x) and g(x̃), so chance is too; f says nothing of the others.
+            chance = majority if metric.startswith("accuracy") else None
+            f = original if metric == "accuracy" else None
+            entries = [numbers.entry(dataset, one, metric, arm=arm) for one in series]
+            rows.append(
+                Row(
+                    labels=(dataset, label),
+                    quantity=label,
+                    dataset=dataset,
+                    metric=metric,
+                    arm=arm,
+                    entries=(_point(chance), _point(f, seeds=1), *entries),
+                    unit="fraction",
+                    scale=100.0,
+                    decimals=1,
+                    higher_is_better=numbers.direction(metric) if arm == "method" else None,
+                )
+            )
+    notes = ["Chance: share of the most frequent class."] if any(r.entries[0] for r in rows) else []
+    notes += _other_classifiers(numbers, series)
+    shown = ("accuracy", "accuracy_f", "agreement", "accuracy_reconstruction")
+    headers = ("data set", "quantity")
+    return _table("accuracy", "Accuracy (%)", headers, columns, rows, numbers, shown, notes)
+
+
+def _point(entry: Entry | None, seeds: int = 0) -> Entry | None:
+    """Drop the spread of a number that does not depend on the method's seed."""
+    if entry is None or entry.spread > 1e-9:
+        return entry
+    several = len(entry.seeds) > 1 or not seeds
+    low, high = (float("nan"),) * 2 if several else (entry.low, entry.high)
+    return Entry(value=entry.value, low=low, high=high, seeds=entry.seeds, n=entry.n)
+
+
+def _other_classifiers(numbers: Numbers, series: Sequence[Series]) -> list[str]:
+    """Name methods that were measured against an f of their own."""
+    notes = []
+    for dataset in numbers.datasets():
+        first = numbers.shared(dataset, series, "accuracy_f")
+        for one in series:
+            own = numbers.entry(dataset, one, "accuracy_f")
+            if first and own and own.value != first.value:
+                notes.append(f"{one.title} on {dataset} has an f of its own: {own.text(100.0, 1)} %.")
+    return notes
+
+
+def _consistency(numbers: Numbers, series: Sequence[Series]) -> Table:
+    quantities = (
+        *(("consistency", "consistency", "method"), ("consistency", "permuted labels", "permuted")),
+        *(("consistency", "untrained", "untrained"), ("consistency_shift", "shift", "method")),
+        *(("consistency_shift", "shift, untrained", "untrained"),),
+        *(("dead_concepts", "dead concepts", "method"), ("dead_concepts", "dead, untrained", "untrained")),
+    )
+    settings = sorted({p for m, _, _ in quantities for p in numbers.params(m)}, key=_no_setting_last)
+    rows = []
+    for dataset in numbers.datasets():
+        for params in settings:
+            for metric, label, arm in quantities:
+                if params in numbers.params(metric):
+                    rows.append(_concept_row(numbers, series, dataset, metric, label, params, arm))
+    notes = [
+        "Permuted labels: SVM trained on shuffled labels; untrained: the method at initialisation. "
+        "Shift: relative shift of the mean embedding between x⁺ and x⁻, in %; "
+        "dead concepts, in %, score 50 % and count."
+    ]
+    metrics = ("consistency", "consistency_shift", "dead_concepts")
+    headers, columns = ("data set", "λ", "quantity"), _methods(series)
+    return _table("consistency", "Consistency (%)", headers, columns, rows, numbers, metrics, notes)
+
+
+def _no_setting_last(params: str) -> tuple[bool, float]:
+    return (params == "", parameter(params))
+
+
+def _concept_row(
+    numbers: Numbers,
+    series: Sequence[Series],
+    dataset: str,
+    metric: str,
+    label: str,
+    params: str,
+    arm: str,
+) -> Row:
+    pooled = metric == "consistency"
+    get = numbers.over_concepts if pooled else numbers.entry
+    return Row(
+        labels=(dataset, value_of(params) or "all", label),
+        quantity=label,
+        dataset=dataset,
+        metric=metric,
+        params=params,
+        arm=arm,
+        entries=tuple(get(dataset, one, metric, params, arm) for one in series),
+        unit=numbers.unit(metric),
+        scale=100.0,
+        decimals=1,
+        higher_is_better=numbers.direction(metric) if pooled and arm == "method" else None,
+        over="concepts" if pooled else "seeds",
+    )
+
+
+def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
+    controls = (("Mean image", "mean image"), ("Train images", "train images"))
+    columns = [*(Column(title=title) for title, _ in controls), *_methods(series)]
+    metrics = numbers.metrics("mse", "lpips", "fid", "pd_", "fd_p", "fd_")
+    rows = []
+    for dataset in numbers.datasets():
+        for metric in metrics:
+            nulls = [_point(numbers.shared(dataset, series, metric, arm)) for _, arm in controls]
+            entries = [numbers.entry(dataset, one, metric) for one in series]
+            direction = numbers.direction(metric)
+            arrow = {True: " ↑", False: " ↓", None: ""}[direction]
+            rows.append(
+                Row(
+                    labels=(dataset, title_of(metric) + arrow),
+                    quantity=title_of(metric),
+                    dataset=dataset,
+                    metric=metric,
+                    entries=(*nulls, *entries),
+                    unit=numbers.unit(metric),
+                    decimals=significant(entries),
+                    higher_is_better=direction,
+                )
+            )
+    notes = [
+        "Mean image: x̃ replaced by the mean training image; "
+        "train images: training images against the test images, the floor of a Fréchet distance."
+    ]
+    shown = tuple(dict.fromkeys(("mse", "pd_p", "fd_p", "fd_f", *metrics)))
+    headers = ("data set", "metric")
+    return _table("reconstruction", "Reconstruction", headers, columns, rows, numbers, shown, notes)
+
+
+def _faithfulness(numbers: Numbers, series: Sequence[Series]) -> Table:
+    lender = next((one for one in series if one.method == "viscoin"), series[-1])
+    columns = [Column(title="Random removal"), *_methods(series)]
+    quantities = (
+        *(("faithfulness", "median FF", "method"), ("faithfulness", "own random removal", "random")),
+        *(("removed", "concepts removed", "method"), ("probability_reconstruction", "mean g(x̃)_ĉ", "method")),
+    )
+    rows = []
+    for dataset in numbers.datasets():
+        for metric, label, arm in quantities:
+            main = metric == "faithfulness" and arm == "method"
+            for params in numbers.params(metric):
+                entries = [numbers.entry(dataset, one, metric, params, arm) for one in series]
+                chance = numbers.entry(dataset, lender, metric, params, "random") if main else None
+                rows.append(
+                    Row(
+                        labels=(dataset, label, value_of(params)),
+                        quantity=label,
+                        dataset=dataset,
+                        metric=metric,
+                        params=params,
+                        arm=arm,
+                        entries=(chance, *entries),
+                        unit=numbers.unit(metric),
+                        decimals=1 if metric == "removed" else 3,
+                        higher_is_better=numbers.direction(metric) if arm == "method" else None,
+                    )
+                )
+    notes = [
+        f"Random removal: as many concepts as {lender.title} removed, drawn at random; "
+        "own random removal: the same for each method."
+    ]
+    headers = ("data set", "quantity", "τ")
+    metrics = ("faithfulness", "removed", "probability_reconstruction")
+    return _table("faithfulness", "Median faithfulness", headers, columns, rows, numbers, metrics, notes)
+
+
+def _sparsity(numbers: Numbers, series: Sequence[Series]) -> Table:
+    rows = [
+        Row(
+            labels=(dataset, value_of(params), label),
+            quantity=label,
+            dataset=dataset,
+            metric="sparsity",
+            params=params,
+            arm=arm,
+            entries=tuple(numbers.entry(dataset, one, "sparsity", params, arm) for one in series),
+            unit=numbers.unit("sparsity"),
+            decimals=2,
+            higher_is_better=numbers.direction("sparsity") if arm == "method" else None,
+        )
+        for dataset in numbers.datasets()
+        for params in numbers.params("sparsity", descending=True)
+        for arm, label in (("method", "concepts"), ("permuted", "permuted classes"))
+    ]
+    notes = ["Mean over classes of the number of concepts with r_{k,c} > t."]
+    headers, columns = ("data set", "t", "quantity"), _methods(series)
+    title = "Sparsity"
+    return _table("sparsity", title, headers, columns, rows, numbers, ("sparsity",), notes)

@@ -1,0 +1,106 @@
+import numpy as np
+import planted
+import pytest
+import scipy.linalg
+from planted import Truth, value
+
+from coinbench.metrics.frechet import FrechetDistance, frechet, interval, statistics
+from coinbench.rng import Rng
+from coinbench.statistics import bootstrap
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return planted.problem()
+
+
+@pytest.fixture(scope="module")
+def measured(problem):
+    coin = planted.Planted(problem.classifier)
+    return planted.measure(FrechetDistance, coin, problem, planted.config())
+
+
+def reference(a, b):
+    """Return the distance by its textbook formula."""
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(ca @ cb)
+    return np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca + cb - 2 * np.real(root))
+
+
+def test_it_agrees_with_the_matrix_root_of_scipy():
+    dice = np.random.default_rng(0)
+    a = dice.normal(size=(300, 20)) @ dice.normal(size=(20, 20))
+    b = dice.normal(size=(200, 20)) @ dice.normal(size=(20, 20)) + 0.3
+    assert frechet(statistics(a), statistics(b)) == pytest.approx(reference(a, b), rel=1e-9)
+
+
+def test_it_holds_with_fewer_images_than_features():
+    dice = np.random.default_rng(0)
+    a, b = dice.normal(size=(30, 64)), dice.normal(size=(25, 64)) * 1.5 + 1
+    # tr (C_a C_b)^½ is the nuclear norm of the product of the centred data.
+    ca, cb = a - a.mean(0), b - b.mean(0)
+    nuclear = np.linalg.svd(ca @ cb.T, compute_uv=False).sum() / (29 * 24) ** 0.5
+    expected = np.square(a.mean(0) - b.mean(0)).sum() - 2 * nuclear
+    expected += np.square(ca).sum() / 29 + np.square(cb).sum() / 24
+    assert frechet(statistics(a), statistics(b)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_sets_are_nothing_apart_and_a_shift_counts_squared():
+    a = np.random.default_rng(0).normal(size=(50, 8))
+    assert frechet(statistics(a), statistics(a[::-1])) == pytest.approx(0, abs=1e-9)
+    shift = np.arange(8.0)
+    assert frechet(statistics(a), statistics(a + shift)) == pytest.approx(140, rel=1e-9)
+
+
+def test_the_interval_is_centred_because_resamples_are_biased():
+    dice = np.random.default_rng(0)
+    a = dice.normal(size=(60, 15))
+    b = a + 0.3 * dice.normal(size=(60, 15))
+    number = frechet(statistics(a), statistics(b))
+
+    def both(samples):
+        return np.array([frechet(statistics(s[:, :15]), statistics(s[:, 15:])) for s in samples])
+
+    naive = bootstrap(np.hstack([a, b]), both, Rng(0), 100)
+    assert (naive > number).mean() > 0.9
+    low, high = interval(number, a, b, Rng(0), 100)
+    assert low < number < high
+    spread = np.quantile(naive, 0.975) - np.quantile(naive, 0.025)
+    assert high - low == pytest.approx(spread, rel=1e-9)
+
+
+def test_the_planted_model_scores_what_it_must(problem, measured):
+    truth, (_, scores) = Truth.of(problem.test), measured
+    real = truth.embedding(truth.x)
+    expected = reference(real, truth.embedding(truth.reconstruction))
+    assert value(scores, "fd_f") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert value(scores, "fd_f") > 0
+
+
+def test_the_null_is_the_spread_of_the_images_about_the_mean_image(problem, measured):
+    truth, (_, scores) = Truth.of(problem.test), measured
+    real = truth.embedding(truth.x)
+    mean = truth.embedding(Truth.of(problem.train).x.mean(0, keepdims=True))[0]
+    expected = np.square(real.mean(0) - mean).sum() + np.trace(np.cov(real, rowvar=False))
+    assert value(scores, "fd_f", "mean image") == pytest.approx(expected, rel=1e-6)
+    assert value(scores, "fd_f") < value(scores, "fd_f", "mean image")
+
+
+def test_the_floor_has_as_many_training_images_as_there_are_test_images(problem, measured):
+    records, scores = measured
+    floor = records["arm"] == "train images"
+    assert floor.sum() == len(problem.test)
+    index = records["index"][floor]
+    assert len(set(index)) == len(index)
+    truth = Truth.of(problem.train)
+    rows = np.searchsorted(problem.train.index, index)
+    np.testing.assert_allclose(records["f"][floor], truth.embedding(truth.x)[rows], atol=1e-6)
+    test = Truth.of(problem.test)
+    expected = reference(test.embedding(test.x), truth.embedding(truth.x)[rows])
+    assert value(scores, "fd_f", "train images") == pytest.approx(expected, rel=1e-5)
+
+
+def test_fewer_training_images_than_test_images_are_all_used():
+    given = planted.problem(train=30)
+    records, _ = planted.measure(FrechetDistance, planted.Planted(given.classifier), given, planted.config())
+    assert (records["arm"] == "train images").sum() == 30

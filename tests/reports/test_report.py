@@ -1,0 +1,188 @@
+"""The report as a whole: figures, page, incomplete folders, no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from coinbench import results
+from coinbench.errors import DataError
+from coinbench.reports import gallery, report
+from coinbench.reports.folder import read_folder, series_of
+
+Maker = Callable[..., Path]
+_VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a page holds: open tags that were never closed, ids, links and images."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [str(values["id"])] if "id" in values else []
+        self.links += [str(values["href"])] if "href" in values else []
+        if tag == "img":
+            self.images.append(values)
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def folder(make_run: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    return make_run(path, datasets=("birds",), seeds=(0, 1), failed=[("flint", "birds", 1)])
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    before = matplotlib.rcParams.copy()
+    files = report(folder)
+    assert matplotlib.rcParams.copy() == before
+    assert all(path.stat().st_size > 0 for path in (*files.tables, *files.figures, files.html))
+    return files.html.read_text(encoding="utf-8")
+
+
+def test_every_table_and_figure_is_written(folder: Path, text: str) -> None:
+    assert text
+    tables = {path.name for path in (folder / "tables").iterdir()}
+    names = ("accuracy", "consistency", "reconstruction", "faithfulness", "sparsity")
+    assert tables == {f"{name}.{end}" for name in names for end in ("md", "tex", "csv")}
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert figures == {path.stem for path in (folder / "figures").glob("*.pdf")}
+    assert figures == {
+        "faithfulness-birds",
+        "consistency-birds",
+        "reconstructions-birds",
+        "training-birds",
+        "concepts-birds-flint",
+        "concepts-birds-viscoin",
+    }
+    assert not list(folder.rglob(".*"))
+
+
+def test_the_page_stands_alone(text: str) -> None:
+    page = Page(text)
+    assert not page.open
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "url(" not in text
+    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.images)
+    assert all(image["alt"] for image in page.images)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert "prefers-color-scheme: dark" in text
+    assert len(text) < 1_000_000
+
+
+def test_the_page_tells_what_was_run_and_what_failed(text: str) -> None:
+    assert "coinbench run --methods flint,viscoin" in text
+    assert "flint on birds, seed 1: failed (loss is not a number at step 120 &lt;total&gt;)." in text
+    assert "versions.torch" in text
+    assert "f1f1" in text
+    assert "mse in [-1, 1]" in text
+    assert "x̃ replaced by the mean training image" in text
+
+
+def test_one_method_without_images_and_metrics(make_run: Maker, tmp_path: Path) -> None:
+    without = ("consistency", "consistency_shift", "dead_concepts", "mse")
+    run = make_run(tmp_path, methods=("viscoin",), datasets=("birds",), seeds=(0,), images=False, without=without)
+    files = report(run)
+    said = " ".join(files.missing)
+    assert "Table Consistency (%): nothing was measured." in said
+    assert "no reconstructions were saved for birds" in said
+    assert "no concept sheet for VisCoIN on birds" in said
+    assert "Not measured in this run: MSE." in said
+    assert {p.stem for p in files.figures} == {"faithfulness-birds", "training-birds"}
+    assert all(line in files.html.read_text(encoding="utf-8") for line in files.missing)
+
+
+def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, datasets=("birds",), seeds=(0,))
+    cell = run / "cells" / "birds-flint-0-default"
+    (cell / "images" / "index.json").write_text("{")
+    (cell / "train.csv").write_text("step")
+    (cell / "provenance.json").write_text("[1]")
+    other = run / "cells" / "birds-viscoin-0-default" / "images"
+    (other / "sheet-00-0.png").write_bytes(b"no image")
+    files = report(run)
+    assert any("no concept sheet for FLINT on birds" in line for line in files.missing)
+    sheet = gallery.read_sheet(next(c for c in read_folder(run).cells if c.method == "viscoin"))
+    assert sheet is not None
+    assert [len(pair.rows) for pair in sheet.pairs] == [2, 3, 3, 3, 3]
+
+
+def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no results\.parquet"):
+        report(tmp_path)
+
+
+def test_results_without_a_number_are_an_error(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, datasets=("birds",), seeds=(0,), images=False)
+    table = results.read(run)
+    table["value"] = float("nan")
+    results.write(table, run)
+    with pytest.raises(DataError, match="no number"):
+        report(run)
+
+
+def test_differences_are_grey_where_nothing_changes(folder: Path) -> None:
+    cell = read_folder(folder).cell("birds", series_of([("viscoin", "default")])[0])
+    assert cell is not None
+    sheet = gallery.read_sheet(cell)
+    assert sheet is not None
+    assert sheet.headers == ("original", "λ = 0", "λ = 1", "λ = 4", "4 − 1")
+    assert sheet.pairs[0].relevance == 0.93
+    row = sheet.pairs[0].rows[0]
+    same = (row[3] == row[2]).all(axis=-1)
+    assert 0 < same.sum() < same.size
+    assert (row[4][same] == 128).all()
+    assert (row[4][~same] != 128).any()
+    assert (np.sign(row[4][..., 0].astype(int) - 128) == np.sign(row[3][..., 0] - row[2][..., 0].astype(int))).all()
+
+
+def test_strips_are_cut_and_joined(tmp_path: Path) -> None:
+    pixels = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    Image.fromarray(pixels).save(tmp_path / "strip.png")
+    tiles = gallery.read_strip(tmp_path / "strip.png", [4, 4])
+    assert tiles is not None
+    np.testing.assert_array_equal(tiles[1], pixels[:, 4:])
+    joined = gallery.join(tiles, gap=1, size=8)
+    assert joined.shape == (8, 18, 4)
+    np.testing.assert_array_equal(joined[::2, 10::2, :3], pixels[:, 4:])
+    assert (joined[:, 8:10] == 0).all()
+    assert gallery.read_strip(tmp_path / "strip.png", [4, 3]) is None
+
+
+def test_reports_never_import_torch(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("viscoin",), datasets=("birds",), seeds=(0,))
+    code = (
+        "import json, sys; from pathlib import Path; from coinbench.reports import print_tables, report;"
+        "files = report(Path(sys.argv[1])); print_tables(Path(sys.argv[1]));"
+        "print(json.dumps([len(files.figures), 'torch' in sys.modules]))"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [10, False]

@@ -1,0 +1,225 @@
+"""Tables: what stands where, what is marked, what is said to be missing."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from coinbench import results
+from coinbench.errors import DataError
+from coinbench.reports.folder import Series, read_folder, records_of, series_of
+from coinbench.reports.layout import Column, Entry, Row, Table
+from coinbench.reports.render import escape_tex, to_frame, to_latex, to_markdown, write_table
+from coinbench.reports.tables import build_tables, print_tables
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def folder(make_run: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), images=False)
+
+
+def table_of(folder: Path, name: str) -> Table:
+    return next(t for t in build_tables(read_folder(folder).records) if t.name == name)
+
+
+def marks(values: list[float | None], better: bool | None, decimals: int = 1) -> list[str]:
+    columns = [Column(title=str(i), series=Series(str(i), "default", str(i))) for i in range(9)]
+    entries = [None if v is None else Entry(value=v, seeds=(0,), n=9) for v in values]
+    columns = [*columns[: len(values)], Column(title="null")]
+    row = Row(
+        labels=("d", "q"),
+        quantity="q",
+        dataset="d",
+        metric="m",
+        entries=(*entries, Entry(value=1e9 if better else -1e9, seeds=(0,), n=9)),
+        unit="raw",
+        decimals=decimals,
+        higher_is_better=better,
+    )
+    table = Table(name="t", title="T", headers=("a", "b"), columns=tuple(columns), rows=(row,))
+    return table.marks(row)[:-1]
+
+
+def test_best_and_second_follow_the_direction_and_ignore_controls() -> None:
+    assert marks([1.0, 3.0, 2.0], better=True) == ["", "best", "second"]
+    assert marks([1.0, 3.0, 2.0], better=False) == ["best", "", "second"]
+    assert marks([1.0, 3.0, 2.0], better=None) == ["", "", ""]
+
+
+def test_ties_at_the_printed_precision_are_both_best() -> None:
+    assert marks([1.04, 1.01, 0.5], better=True) == ["best", "best", ""]
+    assert marks([1.04, 1.01, 0.5], better=True, decimals=2) == ["best", "second", ""]
+
+
+def test_a_single_method_is_not_marked() -> None:
+    assert marks([1.0], better=True) == [""]
+    assert marks([1.0, None], better=True) == ["", ""]
+
+
+def test_tables_are_laid_out_as_in_the_paper(folder: Path) -> None:
+    titles = [column.title for column in table_of(folder, "accuracy").columns]
+    assert titles == ["Chance", "Original-f", "FLINT", "VisCoIN"]
+    assert [c.title for c in table_of(folder, "consistency").columns] == ["FLINT", "VisCoIN"]
+    faithfulness = table_of(folder, "faithfulness")
+    assert faithfulness.columns[0].title == "Random removal"
+    assert [row.params for row in faithfulness.rows[:3]] == ["tau=0.1", "tau=0.2", "tau=0.4"]
+    reconstruction = table_of(folder, "reconstruction")
+    assert [r.labels[1] for r in reconstruction.rows[:4]] == ["MSE ↓", "PD-p ↓", "FD-p ↓", "FD-f ↓"]
+
+
+def test_entries_are_mean_and_spread_over_seeds(folder: Path) -> None:
+    scores = results.read(folder)
+    one = scores[(scores.metric == "accuracy") & (scores.arm == "method")]
+    one = one[(one.method == "viscoin") & (one.dataset == "birds")]["value"]
+    entry = table_of(folder, "accuracy").rows[0].entries[3]
+    assert entry is not None
+    assert entry.value == pytest.approx(np.mean(one))
+    assert entry.spread == pytest.approx(np.std(one, ddof=1))
+
+
+def test_consistency_spreads_over_concepts(folder: Path) -> None:
+    by_seed: dict[int, list[float]] = {}
+    for r in read_folder(folder).records:
+        key = (r.metric, r.arm, r.method, r.dataset, r.params)
+        if key == ("consistency", "method", "flint", "birds", "lambda=2") and r.subject != "all":
+            by_seed.setdefault(r.seed, []).append(r.value)
+    assert [len(values) for values in by_seed.values()] == [12, 12, 12]
+    entry = table_of(folder, "consistency").rows[0].entries[0]
+    assert entry is not None
+    assert entry.value == pytest.approx(np.mean([np.mean(v) for v in by_seed.values()]))
+    assert entry.spread == pytest.approx(np.mean([np.std(v, ddof=1) for v in by_seed.values()]))
+
+
+def test_random_removal_is_that_of_viscoin(folder: Path) -> None:
+    table = table_of(folder, "faithfulness")
+    own = next(row for row in table.rows if row.arm == "random")
+    assert table.rows[0].entries[0] == own.entries[2]
+    assert "as many concepts as VisCoIN removed" in table.caption
+
+
+def test_random_removal_names_its_lender_without_viscoin(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("senn", "flint"), images=False)
+    assert "as many concepts as SENN removed" in table_of(run, "faithfulness").caption
+
+
+def test_captions_give_n_and_the_full_protocol(folder: Path) -> None:
+    for table in build_tables(read_folder(folder).records):
+        assert "n = " in table.caption
+        assert "r_{k,c} ≥ 0, 100 % of images" in table.caption
+
+
+def test_one_seed_prints_the_interval(make_run: Maker, tmp_path: Path) -> None:
+    table = table_of(make_run(tmp_path, seeds=(4,), images=False), "accuracy")
+    assert "One seed (4): no spread over seeds" in table.caption
+    text = table.texts(table.rows[0])[-1]
+    value, low, high = (float(number) for number in re.findall(r"[\d.]+", text))
+    assert high - value == pytest.approx(1.0, abs=0.11)
+    assert value - low == pytest.approx(1.0, abs=0.11)
+
+
+def test_missing_cells_print_a_dash_and_are_named(make_run: Maker, tmp_path: Path) -> None:
+    failed = [("flint", "digits", seed) for seed in range(3)] + [("viscoin", "birds", 1)]
+    run = make_run(tmp_path, failed=failed, without=("pd_p", "sparsity"), images=False)
+    accuracy = table_of(run, "accuracy")
+    row = next(row for row in accuracy.rows if row.dataset == "digits")
+    assert accuracy.texts(row)[2] == "–"
+    assert "FLINT on digits (all rows)" in accuracy.caption
+    assert "VisCoIN on birds (seed 1)" in accuracy.caption
+    assert "Not measured in this run: PD-p." in table_of(run, "reconstruction").caption
+    assert not table_of(run, "sparsity").rows
+    assert "Not measured" in to_markdown(table_of(run, "sparsity"))
+
+
+def test_a_nan_is_missing(folder: Path) -> None:
+    scores = results.read(folder)
+    hit = (scores.metric == "mse") & (scores.method == "flint") & (scores.dataset == "birds")
+    scores.loc[hit & (scores.arm == "method"), "value"] = math.nan
+    table = next(t for t in build_tables(records_of(scores)) if t.name == "reconstruction")
+    assert table.texts(table.rows[0])[2] == "–"
+    assert "FLINT on birds (MSE)" in table.caption
+    assert table.marks(table.rows[0]) == ["", "", "", ""]
+
+
+def test_variants_have_columns_of_their_own(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("viscoin",), variants=("default", "gamma=0"), images=False)
+    titles = [column.title for column in table_of(run, "sparsity").columns]
+    assert titles == ["VisCoIN (default)", "VisCoIN (gamma=0)"]
+
+
+def test_viscoin_stands_last_and_plug_ins_as_given() -> None:
+    keys = [(name, "default") for name in ("viscoin", "b", "a", "flaem", "flint")]
+    given = {"viscoin": "VisCoIN", "b": "B-Net", "a": "A-Net"}
+    assert [s.title for s in series_of(keys, given)] == ["FLINT", "FLAEM", "B-Net", "A-Net", "VisCoIN"]
+
+
+def test_terminal_tables_are_aligned(folder: Path) -> None:
+    text = print_tables(folder)
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == 5
+    for block in blocks:
+        plain = block.replace("\u0303", "").replace("\u0302", "")
+        assert len({len(line) for line in plain.splitlines()}) == 1
+    assert print_tables(results.read(folder)) == text
+
+
+def test_csv_holds_the_numbers_unrounded(folder: Path, tmp_path: Path) -> None:
+    table = table_of(folder, "reconstruction")
+    paths = write_table(table, tmp_path)
+    assert [path.name for path in paths] == [f"reconstruction.{e}" for e in ("md", "tex", "csv")]
+    written = pd.read_csv(paths[2])
+    entry = table.rows[0].entries[3]
+    assert entry is not None
+    row = written[(written.dataset == "birds") & (written.metric == "mse")]
+    assert row[row.method == "viscoin"]["value"].item() == entry.value
+    assert {"best", "second"} <= set(written["mark"])
+    assert len(written) == len(to_frame(table))
+
+
+def test_a_frame_without_a_number_is_an_error() -> None:
+    with pytest.raises(DataError, match="no number"):
+        build_tables([])
+
+
+def test_latex_escapes_and_uses_math() -> None:
+    assert escape_tex("a&b 5% #1_{k}") == r"a\&b 5\% \#1\_\{k\}"
+    assert escape_tex("x̃ ± τ, ĉ") == r"$\tilde{x}$ $\pm$ $\tau$, $\hat{c}$"
+    assert escape_tex("Hélène") == "Hélène"
+    assert escape_tex("鳥") == "?"
+
+
+def test_latex_is_balanced_and_readable(folder: Path) -> None:
+    for table in build_tables(read_folder(folder).records):
+        text = to_latex(table)
+        assert max(text) < "\u0180", "pdflatex knows the Latin letters and no others"
+        assert text.count(r"\begin{") == text.count(r"\end{") == 2
+        assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}")
+        body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        columns = len(table.headers) + len(table.columns)
+        assert [len(re.findall(r"(?<!\\)&", line)) for line in lines] == [columns - 1] * len(lines)
+        assert len(lines) == len(table.rows)
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
+    tables = build_tables(read_folder(folder).records)
+    inputs = []
+    for table in tables:
+        write_table(table, tmp_path)
+        inputs.append(rf"\input{{{table.name}}}\clearpage")
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    page = "\n".join((head, *inputs, r"\end{document}"))
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
