@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,10 +89,3 @@ def read(folder: Path) -> pd.DataFrame:
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing; run the same command again")
     return table
-
-
-def failed(scores: list[Score]) -> list[str]:
-    """Return the names of numbers that are no numbers: a NaN value or nothing measured."""
-    # A part of a number may have had nothing to measure: a dead concept has n = 0, by definition a value.
-    bad = [s for s in scores if math.isnan(s.value) or (s.n == 0 and s.subject == "all")]
-    return sorted({f"{s.metric}[{s.params or s.subject}]" for s in bad})

@@ -50,7 +50,7 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
     fitted = cache.stage("fit", fit_digest(cell), lambda log: _fit(cell, spec, problem, log), log)
     coin = _load(cell, spec, problem, fitted)
     measured = cache.stage("evaluate", planned.digest, lambda log: evaluate(coin, spec, problem, cell, log), log)
-    _assemble(planned, fitted, measured, problem, device)
+    _assemble(planned, fitted, measured, _provenance(spec, problem, device))
 
 
 def _shared(problem: Problem) -> tuple[torch.nn.Module, ...]:
@@ -69,7 +69,7 @@ def _load(cell: Cell, spec: MethodSpec, problem: Problem, folder: Path) -> CoIN:
     return coin.eval()
 
 
-def _assemble(planned: Planned, fitted: Path, measured: Path, problem: Problem, device: torch.device) -> None:
+def _assemble(planned: Planned, fitted: Path, measured: Path, origin: dict[str, object]) -> None:
     """Make the cell's folder beside and rename it, so that it is whole or not there."""
     partial = planned.folder.with_name(f".{planned.digest}.partial")
     try:
@@ -78,7 +78,7 @@ def _assemble(planned: Planned, fitted: Path, measured: Path, problem: Problem, 
         for source in (fitted, measured):
             shutil.copytree(source, partial, dirs_exist_ok=True)
         write_json(partial / "cell.json", planned.cell.model_dump(mode="json"))
-        write_json(partial / "provenance.json", _provenance(partial, problem, device))
+        write_json(partial / "provenance.json", {**origin, "seconds": _seconds(partial)})
         shutil.rmtree(planned.folder, ignore_errors=True)
         os.replace(partial, planned.folder)
     except OSError as error:
@@ -87,18 +87,22 @@ def _assemble(planned: Planned, fitted: Path, measured: Path, problem: Problem, 
         ) from error
 
 
-def _provenance(folder: Path, problem: Problem, device: torch.device) -> dict[str, object]:
-    log = folder / "train.csv"
-    last = log.read_text(encoding="utf-8").splitlines()[-1].split(",") if log.is_file() else []
+def _provenance(spec: MethodSpec, problem: Problem, device: torch.device) -> dict[str, object]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
+        "title": spec.title,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": provenance.git_state(provenance.here()),
         "versions": provenance.versions(),
         "machine": provenance.machine(str(device), name, torch.get_num_threads()),
-        "seconds": {"fit": float(last[1]) if last else None, **read_json(folder / "seconds.json")},
         "fingerprints": problem.fingerprints,
     }
+
+
+def _seconds(folder: Path) -> dict[str, float | None]:
+    log = folder / "train.csv"
+    last = log.read_text(encoding="utf-8").splitlines()[-1].split(",") if log.is_file() else []
+    return {"fit": float(last[1]) if last else None, **read_json(folder / "seconds.json")}
 
 
 def planned_from(cell: Cell, folder: Path) -> Planned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -65,5 +66,7 @@ def _say_plain(event: Event) -> None:
 
 def _watch_parent(stop: threading.Event) -> None:
     """Stop when the executor is gone: its end of stdin closes, however it died."""
-    sys.stdin.buffer.read()
+    # Unbuffered: a daemon thread inside a buffered read would abort the interpreter at its end.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     stop.set()

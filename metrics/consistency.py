@@ -52,7 +52,8 @@ CONSISTENCY = MetricSpec(
         f"10 images or nothing active in a split) score 0.5; {_MEAN}"
     ),
     null=(
-        "permuted: training labels permuted, C as for the true labels, mean over draws: 0.5; untrained: the same method at initialisation, often far above 0.5 on small images, "
+        "permuted: training labels permuted, C as for the true labels, mean over draws: 0.5; "
+        "untrained: the same method at initialisation, often far above 0.5 on small images, "
         "to be read with consistency_shift"
     ),
 )

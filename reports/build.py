@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coinbench.files import write_atomically
 from coinbench.reports import figures, html
-from coinbench.reports.folder import read_folder
+from coinbench.reports.folder import read_folder, titles_of
 from coinbench.reports.render import write_table
 from coinbench.reports.tables import build_tables
 
@@ -29,13 +29,14 @@ def report(folder: Path, titles: Mapping[str, str] | None = None) -> ReportFiles
 
     Args:
         folder: holds results.parquet, and cells/ as far as they came.
-        titles: names of methods in tables, in the order in which the methods were given.
+        titles: names of methods in tables, in order; default: as the cells recorded them.
 
     Raises:
         DataError: the folder holds no results.
     """
     run = read_folder(folder)
-    tables = build_tables(run.records, titles)
+    titles = titles or titles_of(folder)
+    tables = build_tables(run.records, titles, run.keys())
     plots = figures.plots(run, titles)
     written = [path for table in tables for path in write_table(table, folder / "tables")]
     drawn = [path for plot in plots for path in figures.save(plot, folder / "figures")]

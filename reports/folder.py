@@ -16,6 +16,7 @@ from coinbench.errors import DataError
 
 TITLES = {"viscoin": "VisCoIN", "random": "Random concepts"}
 """Names in tables that are not the name in capitals; a caller's mapping goes first."""
+_UNKNOWN = "?"
 _PAPER_ORDER = {"random": 0, "flint": 1, "flaem": 2, "viscoin": 4}
 """Columns of the paper's tables; every other method stands at 3."""
 
@@ -91,6 +92,10 @@ class RunFolder:
     cells: tuple[CellFolder, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    def keys(self) -> set[tuple[str, str]]:
+        """Return each (method, variant) that was asked for."""
+        return {(cell.method, cell.variant) for cell in self.cells if cell.method != _UNKNOWN}
+
     def cell(self, dataset: str, series: Series) -> CellFolder | None:
         """Return the cell with the lowest seed that has scores, whose pictures are shown."""
         found = [
@@ -124,6 +129,13 @@ def read_folder(path: Path) -> RunFolder:
     return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
 
 
+def titles_of(path: Path) -> dict[str, str]:
+    """Return the names of methods in tables, as the cells of a run folder recorded them."""
+    folders = sorted(file.parent for file in (path / "cells").glob("*/provenance.json"))
+    pairs = ((load(f / "cell.json").get("method", {}), load(f / "provenance.json")) for f in folders)
+    return {method["name"]: origin["title"] for method, origin in pairs if "name" in method and "title" in origin}
+
+
 def records_of(table: pd.DataFrame) -> list[Record]:
     """Return the rows of a table of results."""
     names = [item.name for item in fields(Record)]
@@ -149,8 +161,8 @@ def _read_cell(path: Path, measured: set[str]) -> CellFolder:
     method = config.get("method", {})
     return CellFolder(
         path=path,
-        dataset=str(config.get("dataset", "?")),
-        method=str(method.get("name", "?") if isinstance(method, dict) else method),
+        dataset=str(config.get("dataset", _UNKNOWN)),
+        method=str(method.get("name", _UNKNOWN) if isinstance(method, dict) else method),
         variant=str(config.get("variant", "default")),
         seed=int(config.get("seed", 0)),
         status=status,

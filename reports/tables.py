@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from coinbench import results
 from coinbench.errors import DataError
-from coinbench.reports.folder import Record, Series, records_of, series_of
+from coinbench.reports.folder import Record, Series, read_folder, records_of, series_of, titles_of
 from coinbench.reports.layout import (
     Column,
     Entry,
@@ -46,8 +45,17 @@ NAMES = {
 _MARKED = "Best in bold, second underlined; controls are never marked."
 
 
-def build_tables(records: Sequence[Record], titles: Mapping[str, str] | None = None) -> list[Table]:
+def build_tables(
+    records: Sequence[Record],
+    titles: Mapping[str, str] | None = None,
+    expected: Iterable[tuple[str, str]] = (),
+) -> list[Table]:
     """Return the five tables; one that nothing was measured for has no rows.
+
+    Args:
+        records: the rows of results.
+        titles: names of methods, in the order given.
+        expected: each (method, variant) that has a column even where all of its cells failed.
 
     Raises:
         DataError: no row holds a number.
@@ -55,7 +63,7 @@ def build_tables(records: Sequence[Record], titles: Mapping[str, str] | None = N
     numbers = Numbers(records)
     if not numbers.records:
         raise DataError("the results hold no number: no cell came to its evaluation; run them again")
-    series = series_of(numbers.keys(), titles)
+    series = series_of(numbers.keys() | set(expected), titles)
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
     return [builder(numbers, series) for builder in builders]
 
@@ -66,9 +74,12 @@ def print_tables(run: Path | pd.DataFrame, titles: Mapping[str, str] | None = No
     Raises:
         DataError: the folder holds no results.
     """
-    scores = results.read(run) if isinstance(run, Path) else run
-    tables = (to_markdown(table, terminal=True) for table in build_tables(records_of(scores), titles))
-    return "\n".join(tables)
+    if isinstance(run, Path):
+        folder = read_folder(run)
+        tables = build_tables(folder.records, titles or titles_of(run), folder.keys())
+    else:
+        tables = build_tables(records_of(run), titles)
+    return "\n".join(to_markdown(table, terminal=True) for table in tables)
 
 
 def title_of(metric: str) -> str:
@@ -264,7 +275,9 @@ def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
 
 
 def _faithfulness(numbers: Numbers, series: Sequence[Series]) -> Table:
-    lender = next((one for one in series if one.method == "viscoin"), series[-1])
+    measured = numbers.keys()
+    able = [one for one in series if (one.method, one.variant) in measured]
+    lender = next((one for one in able if one.method == "viscoin"), able[-1])
     columns = [Column(title="Random removal"), *_methods(series)]
     quantities = (
         *(("faithfulness", "median FF", "method"), ("faithfulness", "own random removal", "random")),

@@ -22,7 +22,7 @@ from coinbench.specs import DatasetSpec
 
 # Found by search. Two pairs of classes differ in two parts only (emberlark and fernwhistler in body and wing, barkpipit
 # and dunehopper in beak and tail), all others in four or more. An ideal reader of the parts then names 98.6 % of the
-# classes under the default noise; were all pairs four apart, a small network would reach 98 % and more.
+# classes under the default noise; where all pairs were three or more apart, a small network exceeded 98 %.
 RULES: dict[str, tuple[str, ...]] = {
     "emberlark": ("red", "plain", "none", "long", "black", "black", "long"),
     "cinderjay": ("red", "bars", "white", "short", "black", "red", "short"),

@@ -173,6 +173,7 @@ class _Worker:
             hint = ", perhaps out of memory" if name == "SIGKILL" else ""
             error = f"the worker was killed by {name}{hint}; the same command resumes"
         error = error or (self.complaint[-1].strip() if self.complaint else f"the worker ended with code {code}")
+        write_json(self.cell.folder / "cell.json", self.cell.cell.model_dump(mode="json"))
         write_json(self.cell.folder / "error.json", {"error": error, "exit": code})
         if self.complaint:
             (self.cell.folder / "stderr.txt").write_text("".join(self.complaint), encoding="utf-8")

@@ -123,11 +123,15 @@ def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path) ->
     run = make_run(tmp_path, datasets=("birds",), seeds=(0,))
     cell = run / "cells" / "birds-flint-0-default"
     (cell / "images" / "index.json").write_text("{")
+    (run / "cells" / "half").mkdir()
+    (run / "cells" / "half" / "cell.json").write_text('{"dataset"')
     (cell / "train.csv").write_text("step")
     (cell / "provenance.json").write_text("[1]")
     other = run / "cells" / "birds-viscoin-0-default" / "images"
     (other / "sheet-00-0.png").write_bytes(b"no image")
     files = report(run)
+    assert any("? on ?, seed 0: unfinished" in line for line in files.missing)
+    assert "?" not in (run / "tables" / "accuracy.md").read_text(encoding="utf-8")
     assert any("no concept sheet for FLINT on birds" in line for line in files.missing)
     sheet = gallery.read_sheet(next(c for c in read_folder(run).cells if c.method == "viscoin"))
     assert sheet is not None

@@ -140,6 +140,20 @@ def test_missing_cells_print_a_dash_and_are_named(make_run: Maker, tmp_path: Pat
     assert "Not measured" in to_markdown(table_of(run, "sparsity"))
 
 
+def test_a_method_that_failed_everywhere_keeps_its_column(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        datasets=("birds",),
+        seeds=(0,),
+        failed=[("viscoin", "birds", 0)],
+        images=False,
+    )
+    text = print_tables(run)
+    assert "VisCoIN on birds (all rows)" in text
+    assert "as many concepts as FLINT removed" in text
+    assert "**8" not in text, "one method is not marked"
+
+
 def test_a_nan_is_missing(folder: Path) -> None:
     scores = results.read(folder)
     hit = (scores.metric == "mse") & (scores.method == "flint") & (scores.dataset == "birds")
