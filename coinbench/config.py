@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from coinbench import registry
 
@@ -125,7 +125,7 @@ class GeneratorConfig(Config):
     net: str = "beta_vae"
     """A name in the generator registry."""
     latent: int = Field(default=48, ge=2, le=512)
-    """W, the width of a latent vector (paper, FashionMNIST: 48)."""
+    """V, the width of a latent vector (paper, FashionMNIST: 48)."""
     beta: float = Field(default=2.0, gt=0)
     """Weight of the KL term (paper: 2)."""
     width: int = Field(default=32, ge=4, le=512)
@@ -230,20 +230,19 @@ class Cell(Config):
         return registry.typed(registry.METHODS, value)
 
 
+def _method(value: Any) -> Any:
+    return registry.typed(registry.METHODS, value)
+
+
 class Experiment(Config):
     """One data set with the methods to run on it."""
 
     data: SerializeAsAny[DataConfig]
     problem: ProblemConfig
-    methods: dict[str, SerializeAsAny[MethodConfig]]
+    methods: dict[str, Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]]
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @field_validator("data", mode="before")
     @classmethod
     def _data(cls, value: Any) -> Any:
         return registry.typed(registry.PROBLEMS, value)
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _methods(cls, value: Any) -> Any:
-        return {name: registry.typed(registry.METHODS, config) for name, config in value.items()}

@@ -26,6 +26,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        # Some writers make files only their owner can read; a shared cache needs the mode of its folder.
+        temporary.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,23 @@ from pydantic import BaseModel, ValidationError
 from coinbench.errors import UsageError, unknown
 
 Tree = dict[str, Any]
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: YAML 1.1 reads the seeds 1:3 as 63 in base 60, and 1e-3 as text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 PARTS = ("data", "problem", "method", "methods", "evaluation")
 
 
@@ -29,7 +47,7 @@ def parse(text: str) -> tuple[list[str], Any]:
     if not equals or not all(keys):
         raise UsageError(f"--set {text!r}: expected path=value, as in --set method.gamma=0.2")
     try:
-        return keys, yaml.safe_load(value)
+        return keys, yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {text!r}: the value is not readable ({_first(error)})") from error
 
@@ -107,7 +125,7 @@ def read_yaml(path: Path) -> Tree:
         UsageError: it is missing, no YAML, or no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise UsageError(f"--config {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -98,8 +98,8 @@ def resolve(request: Request) -> RunConfig:
     for metric in metrics:
         registry.METRICS.check(metric)
     changes = flatten({k: tree[k] for k in ("data", "problem", "method", "evaluation") if k in tree})
-    changes += [parse(text) for text in (*tree.get("set", ()), *request.sets)]
-    variants = _variants((*tree.get("variants", ()), *request.variants))
+    changes += [parse(text) for text in (*_texts(tree, "set"), *request.sets)]
+    variants = _variants((*_texts(tree, "variants"), *request.variants))
     return RunConfig(
         experiments={
             dataset: {variant: _experiment(dataset, methods, changes + extra) for variant, extra in variants.items()}
@@ -150,6 +150,15 @@ def _restricted(config: RunConfig, request: Request) -> RunConfig:
 
 def _unknown_key(path: Path | None, key: str) -> UsageError:
     return UsageError(f"--config {path}: {unknown('key', key, list(_KEYS))}")
+
+
+def _texts(tree: dict[str, Any], key: str) -> list[str]:
+    value = tree.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise UsageError(
+            f"--config: {key} must be a list of texts, each as after --{key.removesuffix('s')}, got {value!r}"
+        )
+    return value
 
 
 def _text(value: Any) -> str | None:

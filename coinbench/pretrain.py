@@ -13,7 +13,7 @@ from coinbench.cache import Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
 from coinbench.data.source import SPLITS, Source, pixels
 from coinbench.log import Log
-from coinbench.models import Classifier
+from coinbench.models import Classifier, channels_last
 from coinbench.networks.lenet import LeNet
 from coinbench.networks.perceptual import PerceptualNet
 from coinbench.networks.resnet import ResNet
@@ -100,7 +100,7 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     ).to(device)
     networks = {"classifier": classifier, "generator": generator, "perceptual": perceptual}
     for network in networks.values():
-        network.requires_grad_(False).eval()
+        channels_last(network.requires_grad_(False).eval())
     return Problem(
         name=cell.dataset,
         class_names=source.card.class_names,

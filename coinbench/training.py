@@ -22,6 +22,7 @@ from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.files import write_atomically
 from coinbench.log import Log
+from coinbench.models import channels_last
 from coinbench.weights import own_state
 
 Loss = Callable[[int], dict[str, Tensor]]
@@ -72,6 +73,7 @@ def train(
     path = log.folder / "checkpoint.safetensors"
     start = state.load(path) if path.is_file() else 0
     rows = _Rows(log, start)
+    channels_last(module)
     module.train()
     for network in shared:
         network.eval()
@@ -145,8 +147,12 @@ class _State:
             # The caller stops here; the weights stay those of the step before.
             return sums
         self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            # A finite loss may have a gradient that is not (fp16's scaler skips such a step by itself).
+            return sums | {"gradient": float(norm)}
         if config.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, config.clip)
+            nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if config.ema:
@@ -192,10 +198,13 @@ class _State:
                 tensors = {key: file.get_tensor(key) for key in list(file.keys())}
             if metadata["train"] != self.config.digest():
                 raise DataError(f"{path}: belongs to another training configuration; delete it to start anew")
-            for name, value in self._own().items():
-                value.copy_(tensors[f"module.{name}"])
-            for name, value in self.average.items():
-                value.copy_(tensors[f"average.{name}"])
+            mine = {f"module.{k}": v for k, v in self._own().items()}
+            mine |= {f"average.{k}": v for k, v in self.average.items()}
+            for key, value in mine.items():
+                if value.shape != tensors[key].shape:
+                    raise ValueError(f"{key} has shape {list(tensors[key].shape)}, expected {list(value.shape)}")
+            for key, value in mine.items():
+                value.copy_(tensors[key])
             entries: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 kind, _, rest = key.partition(".")

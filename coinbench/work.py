@@ -17,6 +17,7 @@ from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.evaluate import evaluate, fit_rng
 from coinbench.files import read_json, write_json
 from coinbench.log import Log
+from coinbench.models import channels_last
 from coinbench.plan import Planned, cell_digest, fit_digest
 from coinbench.pretrain import WEIGHTS, load_problem
 from coinbench.problem import Problem
@@ -66,6 +67,7 @@ def _load(cell: Cell, spec: MethodSpec, problem: Problem, folder: Path) -> CoIN:
     # Loaded even right after training, so that a fresh run and a cached one measure the same tensors.
     coin = spec.build(cell.method, problem, fit_rng(cell))
     weights.load(coin, folder / WEIGHTS, _shared(problem))
+    channels_last(coin)
     return coin.eval()
 
 

@@ -118,7 +118,7 @@ class VisCoIN(CoIN):
         """Return Θ: a linear layer on max-pooled concepts."""
         return self.theta(concepts.pooled)
 
-    def latent(self, concepts: Concepts) -> Float[Tensor, "B L W"]:
+    def latent(self, concepts: Concepts) -> Float[Tensor, "B L V"]:
         """Return w_x = Ω(Φ, Φ′): one linear layer per style vector, biased by w̄ (eq. 7)."""
         phi = concepts.phi.flatten(1)
         vectors = []

@@ -76,13 +76,13 @@ class StyleGenerator(ImageGenerator):
         drawn = Rng(9).numpy().normal(size=(styles * width, channels * size * size))
         self.register_buffer("basis", torch.from_numpy(drawn / 4).float())
 
-    def forward(self, w: Float[Tensor, "B L W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         return (w.flatten(1) @ self.basis).unflatten(1, (self.channels, self.size, self.size)).tanh()
 
-    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L W"]:
+    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         return torch.randn(n, 1, self.w_dim, generator=rng.torch()).expand(-1, self.n_styles, -1)
 
-    def mean_latent(self) -> Float[Tensor, "W"]:
+    def mean_latent(self) -> Float[Tensor, "V"]:
         return torch.linspace(0.5, 1.0, self.w_dim)
 
 

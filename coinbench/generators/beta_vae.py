@@ -55,25 +55,25 @@ class BetaVAE(ImageGenerator):
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(width, channels, 3, padding=1), nn.Tanh())
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of q(w | x), each [B, W]."""
+        """Return mean and log variance of q(w | x), each [B, V]."""
         mean, log_variance = self.moments(self.encoder(images)).chunk(2, dim=1)
         return mean, log_variance.clamp(-12, 8)
 
-    def forward(self, w: Float[Tensor, "B L W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Decode latents."""
         return self.decoder(w[:, 0])
 
-    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L W"]:
+    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Draw from the prior N(0, 1)."""
         return torch.randn(n, 1, self.w_dim, generator=rng.torch()).to(self.mean.device)
 
-    def mean_latent(self) -> Float[Tensor, "W"]:
+    def mean_latent(self) -> Float[Tensor, "V"]:
         """Return the mean of the aggregate posterior over the training images (near the prior's 0)."""
         return self.mean
 
 
 def negative_elbo(
-    vae: BetaVAE, images: Float[Tensor, "B C H W"], beta: float, noise: Float[Tensor, "B W"]
+    vae: BetaVAE, images: Float[Tensor, "B C H W"], beta: float, noise: Float[Tensor, "B V"]
 ) -> dict[str, Tensor]:
     """Return reconstruction and β · KL per pixel, batch means (Higgins et al. 2017, eq. 4; variance 1/2)."""
     mean, log_variance = vae.encode(images)
