@@ -50,7 +50,8 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     )
     failures: Failures = {}
     metrics = {name: registry.METRICS.load(name)(evaluation) for name in cell.metrics}
-    scores = measure(metrics, _test(problem, cell), coin, problem, log, failures)
+    total = min(cell.evaluation.limit or len(problem.test), len(problem.test))
+    scores = measure(metrics, _test(problem, cell), total, coin, problem, log, failures)
     save_exhibits(coin, problem, bank, log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
@@ -61,13 +62,14 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
 def measure(
     metrics: dict[str, Metric],
     batches: Iterator[Batch],
+    total: int,
     coin: CoIN,
     problem: Problem,
     log: Log,
     failures: Failures,
 ) -> list[Score]:
-    """Show every batch to every metric once, then score; records go to samples/."""
-    seen, total = 0, len(problem.test)
+    """Show every batch to every metric once, `total` images in all, then score; records go to samples/."""
+    seen = 0
     began = time.monotonic()
     for batch in batches:
         log.check()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from coinbench.errors import UsageError, unknown
 
 Tree = dict[str, Any]
+PARTS = ("data", "problem", "method", "methods", "evaluation")
 _NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"),
     "tag:yaml.org,2002:float": re.compile(
@@ -24,13 +25,11 @@ _NUMBERS = {
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers: YAML 1.1 reads the seeds 1:3 as 63 in base 60, and 1e-3 as text."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
-PARTS = ("data", "problem", "method", "methods", "evaluation")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def parse(text: str) -> tuple[list[str], Any]:

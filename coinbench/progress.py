@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -34,7 +33,7 @@ class Display:
         self.tasks: dict[str, TaskID] = {}
         self.shown: dict[str, tuple[str, float]] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Display:
         """Start drawing."""
         if self.bars is not None:
             self.bars.start()

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
-from coinbench.files import write_atomically
 from coinbench.log import Log
 from coinbench.models import channels_last
-from coinbench.weights import own_state
+from coinbench.weights import own_state, write
 
 Loss = Callable[[int], dict[str, Tensor]]
 """Micro-batch number -> weighted terms, whose sum is minimised."""
@@ -186,8 +184,7 @@ class _State:
             "train": self.config.digest(),
             "scale": repr(self.scaler.get_scale()),
         }
-        with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        write(tensors, path, metadata)
 
     @torch.no_grad()
     def load(self, path: Path) -> int:

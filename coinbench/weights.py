@@ -24,9 +24,22 @@ def own_state(module: nn.Module, shared: Iterable[nn.Module] = ()) -> dict[str, 
 def save(module: nn.Module, path: Path, shared: Iterable[nn.Module] = (), **metadata: str) -> str:
     """Write the own weights of `module` and return their digest."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in own_state(module, shared).items()}
-    with write_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata or None)
+    write(tensors, path, metadata)
     return digest(module, shared)
+
+
+def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write named tensors, whole or not at all.
+
+    Raises:
+        CoinbenchError: the folder cannot be written or the disk is full.
+    """
+    with write_atomically(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata or None)
+        except SafetensorError as error:
+            # safetensors hides the system's error in one of its own.
+            raise OSError(str(error)) from error
 
 
 @torch.no_grad()

@@ -27,7 +27,11 @@ from coinbench.training import train
 
 
 class FLINTConfig(MethodConfig):
-    """Settings of FLINT; a weight of 0 switches its term off."""
+    """Settings of FLINT; a weight of 0 switches its term off.
+
+    The public code has no loss weights for the data that the VisCoIN paper uses. These are ours: of seven sets tried on
+    `birds` the best in faithfulness and accuracy on reconstructions together, so that the baseline is no straw man.
+    """
 
     name: str = "flint"
     K: int = Field(default=256, ge=2, le=4096)
@@ -40,11 +44,11 @@ class FLINTConfig(MethodConfig):
     """Channels of the decoder."""
     beta: float = Field(default=0.5, ge=0)
     """β: output fidelity CE(g(x), f(x)), L_of."""
-    gamma: float = Field(default=5.0, ge=0)
+    gamma: float = Field(default=10.0, ge=0)
     """γ: input fidelity, mean squared error of the decoder, L_if."""
-    delta: float = Field(default=0.1, ge=0)
+    delta: float = Field(default=0.05, ge=0)
     """δ: conciseness and diversity, E[H(Φ)] − H(E[Φ]), L_cd."""
-    eta: float = Field(default=0.2, ge=0)
+    eta: float = Field(default=0.05, ge=0)
     """η: mean |Φ(x)|, with its own weight as in the public code."""
     warmup: float = Field(default=0.15, ge=0, lt=1)
     """Share of the steps before L_cd and the l1 term begin (public code: 2 or 3 of 12 to 25 epochs)."""

@@ -13,121 +13,13 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from trainings import STEPS, loss_of, network, settings, stop_at, trained
 
 from coinbench.config import TrainConfig
-from coinbench.errors import CoinbenchError, DataError, Interrupted, UsageError
+from coinbench.errors import CoinbenchError, Interrupted, UsageError
 from coinbench.log import Log
 from coinbench.rng import Rng, seeded
 from coinbench.training import learning_rate, train
-
-STEPS = 9
-
-
-class Killed(Exception):
-    """Stands for SIGKILL: nothing after it runs."""
-
-
-def network() -> nn.Module:
-    with seeded(Rng(1)):
-        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
-
-
-def loss_of(module: nn.Module, at: Callable[[int], None] = lambda step: None) -> Callable[[int], dict[str, Tensor]]:
-    """A loss on inputs keyed by the micro-batch; `at` is called with its number first."""
-
-    def loss(step: int) -> dict[str, Tensor]:
-        at(step)
-        x = torch.randn(6, 3, generator=Rng(2).child(step).torch())
-        y = module(x)
-        return {"fit": (y - x.sum(1, keepdim=True)).square().mean(), "size": 0.1 * y.abs().mean()}
-
-    return loss
-
-
-def settings(**changes: Any) -> TrainConfig:
-    return TrainConfig(
-        **{
-            "steps": STEPS,
-            "lr": 0.05,
-            "schedule": "cosine",
-            "warmup": 3,
-            "accumulate": 2,
-            "clip": 1.0,
-            "ema": 0.8,
-            "weight_decay": 0.01,
-            "log_every": 1,
-            "checkpoint_seconds": 0,
-            **changes,
-        }
-    )
-
-
-def trained(folder: Path, config: TrainConfig, *attempts: Callable[[Log], Callable[[int], None]]) -> nn.Module:
-    """Train a fresh process's network once per attempt, each cut short, and then to the end."""
-    for attempt in attempts:
-        module, log = network(), Log(folder, stage="fit")
-        with pytest.raises((Killed, Interrupted)):
-            train(module, loss_of(module, attempt(log)), config, log)
-        assert (folder / "checkpoint.safetensors").is_file()
-    module = network()
-    train(module, loss_of(module), config, Log(folder, stage="fit"))
-    return module
-
-
-def stop_at(micro: int) -> Callable[[Log], Callable[[int], None]]:
-    return lambda log: lambda step: log.stop.set() if step == micro else None
-
-
-def kill_at(micro: int) -> Callable[[Log], Callable[[int], None]]:
-    def kill(step: int) -> None:
-        if step == micro:
-            raise Killed
-
-    return lambda log: kill
-
-
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-@pytest.mark.parametrize("cut", [3, 8, 15])
-@pytest.mark.parametrize("how", [stop_at, kill_at])
-def test_a_cut_and_resumed_training_is_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, optimiser: str, cut: int, how: Callable
-) -> None:
-    config = settings(optimiser=optimiser)
-    whole = trained(tmp_path / "whole", config)
-    resumed = trained(tmp_path / "cut", config, how(cut))
-    assert tiny.same_state(whole, resumed)
-    assert tiny.rows(tmp_path / "cut" / "train.csv") == tiny.rows(tmp_path / "whole" / "train.csv")
-    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
-
-
-def test_a_training_cut_three_times_is_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "whole", settings())
-    resumed = trained(tmp_path / "cut", settings(), kill_at(3), stop_at(8), kill_at(13))
-    assert tiny.same_state(whole, resumed)
-    assert tiny.rows(tmp_path / "cut" / "train.csv") == tiny.rows(tmp_path / "whole" / "train.csv")
-
-
-def test_resuming_does_not_repeat_what_was_done(tmp_path: Path) -> None:
-    module, log, seen = network(), Log(tmp_path), []
-    with pytest.raises(Interrupted, match="the same command resumes"):
-        train(module, loss_of(module, stop_at(9)(log)), settings(), log)
-    train(module, loss_of(module, seen.append), settings(), Log(tmp_path))
-    assert seen == list(range(10, 2 * STEPS))
-
-
-def test_checkpoints_are_written_by_time(tmp_path: Path) -> None:
-    module, path = network(), tmp_path / "checkpoint.safetensors"
-    there = []
-    train(module, loss_of(module, lambda step: there.append(path.exists())), settings(), Log(tmp_path))
-    assert there == [False, False] + [True] * (2 * STEPS - 2)
-    there.clear()
-    train(
-        module,
-        loss_of(module, lambda step: there.append(path.exists())),
-        settings(checkpoint_seconds=60),
-        Log(tmp_path),
-    )
-    assert not any(there)
 
 
 def test_the_log_has_the_rows_asked_for_and_the_last_one(tmp_path: Path) -> None:
@@ -304,47 +196,6 @@ def test_fp16_needs_cuda(tmp_path: Path) -> None:
     module = network()
     with pytest.raises(UsageError, match=r"train\.precision=fp16 needs a CUDA device"):
         train(module, loss_of(module), settings(precision="fp16"), Log(tmp_path))
-
-
-def refused(folder: Path, config: TrainConfig, module: nn.Module) -> str:
-    with pytest.raises(DataError) as caught:
-        train(module, loss_of(module), config, Log(folder))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(folder / "checkpoint.safetensors") in message
-    assert "delete it" in message
-    return message
-
-
-def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.safetensors"
-    module, log = network(), Log(tmp_path)
-    with pytest.raises(Interrupted):
-        train(module, loss_of(module, stop_at(5)(log)), settings(), log)
-    good = path.read_bytes()
-
-    assert "another training configuration" in refused(tmp_path, settings(lr=0.06), network())
-    other = nn.Sequential(nn.Linear(3, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 1))
-    refused(tmp_path, settings(), other)
-    refused(tmp_path, settings(), nn.Sequential(nn.Linear(3, 1)))
-    for broken in (good[: len(good) // 2], good[:5], b"", b"no checkpoint " * 50):
-        path.write_bytes(broken)
-        refused(tmp_path, settings(), network())
-
-    path.write_bytes(good)
-    again = network()
-    train(again, loss_of(again), settings(), Log(tmp_path))
-    assert tiny.same_state(again, trained(tmp_path / "whole", settings()))
-
-
-def test_a_larger_network_does_not_take_a_checkpoint_by_broadcasting(tmp_path: Path) -> None:
-    def make(width: int) -> nn.Module:
-        return nn.Linear(3, width)
-
-    module, log = make(1), Log(tmp_path)
-    with pytest.raises(Interrupted):
-        train(module, loss_of(module, stop_at(2)(log)), settings(), log)
-    refused(tmp_path, settings(), make(4))
 
 
 class Wrapped(nn.Module):
