@@ -39,7 +39,7 @@ Variants = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML with the same keys, or the config.json of a run.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Measure on the first so many test images.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Measure on so many test images only.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder (default runs/DATASET).")]
 CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache (default $COINBENCH_CACHE).")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")]

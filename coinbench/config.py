@@ -173,7 +173,7 @@ class EvaluationConfig(Config):
     workers: int = Field(default=0, ge=0, le=64)
     """Loader processes; no number depends on it."""
     limit: int | None = Field(default=None, gt=0)
-    """Use the first so many test images only."""
+    """Use so many test images only, chosen at random by index."""
     taus: tuple[float, ...] = (0.1, 0.2, 0.4)
     """τ: concepts with r_k(x) > τ are removed (paper table 2b)."""
     faithfulness_images: int = Field(default=1000, gt=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -17,7 +18,7 @@ from coinbench.exhibits import save_exhibits
 from coinbench.files import write_json
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric
-from coinbench.problem import Batch, Problem
+from coinbench.problem import Problem
 from coinbench.results import Score
 from coinbench.rng import Rng
 from coinbench.specs import MethodSpec
@@ -39,19 +40,22 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     A metric that raises has no numbers and is named in unavailable.json; the others go on.
     """
     began = time.monotonic()
+    rng = Rng(cell.evaluation.seed).child("evaluation")
+    if cell.evaluation.limit:
+        rows = rng.child("limit").choose(problem.test.index, cell.evaluation.limit)
+        problem = replace(problem, test=problem.test.subset(rows))
     bank = build_bank(coin, problem, problem.train.batches(cell.evaluation.batch, cell.evaluation.workers))
     evaluation = Evaluation(
         coin=coin,
         problem=problem,
         config=cell.evaluation,
-        rng=Rng(cell.evaluation.seed).child("evaluation"),
+        rng=rng,
         bank=bank,
         untrained=lambda: spec.build(cell.method, problem, fit_rng(cell)).eval(),
     )
     failures: Failures = {}
     metrics = {name: registry.METRICS.load(name)(evaluation) for name in cell.metrics}
-    total = min(cell.evaluation.limit or len(problem.test), len(problem.test))
-    scores = measure(metrics, _test(problem, cell), total, coin, problem, log, failures)
+    scores = measure(metrics, evaluation, log, failures)
     save_exhibits(coin, problem, bank, log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
@@ -59,21 +63,14 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
 
 
-def measure(
-    metrics: dict[str, Metric],
-    batches: Iterator[Batch],
-    total: int,
-    coin: CoIN,
-    problem: Problem,
-    log: Log,
-    failures: Failures,
-) -> list[Score]:
-    """Show every batch to every metric once, `total` images in all, then score; records go to samples/."""
-    seen = 0
+def measure(metrics: dict[str, Metric], evaluation: Evaluation, log: Log, failures: Failures) -> list[Score]:
+    """Show every batch of the test split to every metric once, then score; records go to samples/."""
+    problem, config = evaluation.problem, evaluation.config
+    seen, total = 0, len(problem.test)
     began = time.monotonic()
-    for batch in batches:
+    for batch in problem.test.batches(config.batch, config.workers):
         log.check()
-        trace = Trace(coin, problem, batch)
+        trace = Trace(evaluation.coin, problem, batch)
         for name in [name for name in metrics if name not in failures]:
             with _noting(name, failures):
                 metrics[name].update(trace)
@@ -87,7 +84,7 @@ def measure(
         with _noting(name, failures):
             found = metrics[name].records()
             records.write(found, log.folder / "samples" / f"{name}.parquet")
-            scores += metrics[name].score(found, metrics[name].evaluation.config)
+            scores += metrics[name].score(found, config)
     return scores
 
 
@@ -100,18 +97,6 @@ def _noting(name: str, failures: Failures) -> Iterator[None]:
         raise
     except Exception as error:
         failures[name] = str(error) if isinstance(error, CoinbenchError) else f"{type(error).__name__}: {error}"
-
-
-def _test(problem: Problem, cell: Cell) -> Iterator[Batch]:
-    """Go through the test split, or its first `limit` images."""
-    config = cell.evaluation
-    limit = config.limit or len(problem.test)
-    for batch in problem.test.batches(config.batch, config.workers):
-        kept = min(limit, len(batch.labels))
-        if kept <= 0:
-            return
-        yield Batch(batch.images[:kept], batch.labels[:kept], batch.index[:kept])
-        limit -= kept
 
 
 def _columns(cell: Cell, problem: Problem) -> dict[str, object]:

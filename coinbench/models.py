@@ -89,6 +89,6 @@ def check_images(images: Tensor, channels: int, who: str) -> None:
     if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
         raise ValueError(f"{who} expects float images [B, {channels}, H, W], got {images.dtype} {list(images.shape)}")
     low, high = torch.aminmax(images.detach())
-    # NaN passes: it comes from a network that diverged, which the guard of the training loop reports with step and terms.
+    # NaN passes: it comes from a network that diverged, which the guard of the training loop reports with its step.
     if low < -1.001 or high > 1.001:
         raise ValueError(f"{who} expects images in [-1, 1], got values from {float(low):g} to {float(high):g}")

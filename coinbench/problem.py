@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,16 @@ class Split:
     def __len__(self) -> int:
         """Return N."""
         return len(self.labels)
+
+    def subset(self, rows: np.ndarray) -> Split:
+        """Return the given rows as a split of their own."""
+        return replace(
+            self,
+            pixels=self.pixels[rows],
+            labels=self.labels[rows],
+            index=self.index[rows],
+            large=self.large[rows],
+        )
 
     def batches(self, size: int, workers: int = 0) -> Iterator[Batch]:
         """Go through the split once, in order of index, without augmentation."""

@@ -37,15 +37,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(device: str, device_name: str, threads: int) -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
     """Return the machine in words."""
-    return {
-        "device": device,
-        "device_name": device_name,
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    return {"threads": threads, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def here() -> Path:

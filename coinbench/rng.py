@@ -68,6 +68,15 @@ class Rng:
             bits = _mix(row[:, None] + (column + np.uint64(1)) * _GOLDEN)
         return (bits >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
+    def choose(self, index: np.ndarray, n: int) -> np.ndarray:
+        """Return the sorted rows of n samples chosen by index: a sample's chance does not depend on its row.
+
+        >>> rows = Rng(0).choose(np.arange(100), 3)
+        >>> len(rows), bool((np.diff(rows) > 0).all()), len(Rng(0).choose(np.arange(2), 3))
+        (3, True, 2)
+        """
+        return np.sort(np.argsort(self.uniform(index, 1)[:, 0], kind="stable")[:n])
+
 
 def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -10,7 +10,7 @@ from coinbench import reports, results
 from coinbench.cache import Cache
 from coinbench.errors import unknown
 from coinbench.executors.local import LocalExecutor, Outcome
-from coinbench.files import read_json
+from coinbench.files import read_json, write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells, fit_digest, names
 from coinbench.progress import Display
@@ -45,6 +45,7 @@ def run(config: RunConfig, out: Path, cache: Cache, executor: LocalExecutor, dis
     with locked(out):
         planned = cells(config, cache, out)
         record(config, out)
+        write_json(out / "plan.json", {"cells": [cell.digest for cell in planned]})
         outcomes = executor.run(planned, display)
         unavailable = collect(planned, out)
         if any(cell.done for cell in planned):

@@ -93,10 +93,11 @@ def _provenance(spec: MethodSpec, problem: Problem, device: torch.device) -> dic
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
         "title": spec.title,
+        "device": name if device.type == "cpu" else f"{name} ({device})",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": provenance.git_state(provenance.here()),
         "versions": provenance.versions(),
-        "machine": provenance.machine(str(device), name, torch.get_num_threads()),
+        "machine": provenance.machine(torch.get_num_threads()),
         "fingerprints": problem.fingerprints,
     }
 

@@ -17,7 +17,7 @@ from coinbench.trace import Trace
 _PROTOCOL = (
     "FF_x = softmax g(x̃)_ĉ − softmax g(x_rem)_ĉ, g the full pass encode -> predict on decoded images, "
     "ĉ = argmax g(x); x_rem: φ_k = 0 where r_k(x) > τ, the rest and Φ′ untouched; 0 where nothing is removed; "
-    "first test images by index, unaugmented (1000 by default; n is the number used)"
+    "test images chosen at random by index, unaugmented (1000 by default; n is the number used)"
 )
 _INTERVAL = "95 % percentile bootstrap over images"
 _NULL = (
@@ -79,16 +79,17 @@ class Faithfulness(Metric):
     specs = (FAITHFULNESS, FAITHFULNESS_MEAN, FAITHFULNESS_IQR, REMOVED)
 
     def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass over the first images by index."""
+        """Start a pass over images chosen by index, since the first ones of a folder may all be of one class."""
         super().__init__(evaluation)
-        index = np.sort(evaluation.problem.test.index)[: evaluation.config.faithfulness_images]
-        self._last = int(index[-1])
+        index = evaluation.problem.test.index
+        chosen = evaluation.rng.child("faithfulness", "images").choose(index, evaluation.config.faithfulness_images)
+        self._index = index[chosen]
         self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Remove concepts from the images of a batch and look at them again."""
-        chosen = np.flatnonzero(trace.index.cpu().numpy() <= self._last)
+        chosen = np.flatnonzero(np.isin(trace.index.cpu().numpy(), self._index))
         if not len(chosen):
             return
         config, rng = self.evaluation.config, self.evaluation.rng.child("faithfulness")

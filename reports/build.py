@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coinbench.files import write_atomically
-from coinbench.reports import figures, html
 from coinbench.reports.folder import read_folder, titles_of
 from coinbench.reports.render import write_table
 from coinbench.reports.tables import build_tables
@@ -34,6 +33,9 @@ def report(folder: Path, titles: Mapping[str, str] | None = None) -> ReportFiles
     Raises:
         DataError: the folder holds no results.
     """
+    # Drawing loads pandas and matplotlib: seconds that commands which only print tables need not wait.
+    from coinbench.reports import figures, html
+
     run = read_folder(folder)
     titles = titles or titles_of(folder)
     tables = build_tables(run.records, titles, run.keys())

@@ -300,6 +300,10 @@ def _sheet(sheet: gallery.Sheet) -> Callable[[], Figure]:
     return draw
 
 
+_NO_TERMS = frozenset({"step", "seconds", "rate", "loss"})
+"""Columns of train.csv that are no term of the loss."""
+
+
 def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
     logs = []
     for one in series:
@@ -311,18 +315,20 @@ def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Pl
         return []
 
     def draw() -> Figure:
-        figure = _figure(3.4 * len(logs) + 0.4, 3.0)
+        figure = _figure(3.4 * len(logs) + 0.4, 3.6)
         panels = figure.subplots(1, len(logs), squeeze=False)[0]
+        # A term keeps its colour in all panels, so that one legend serves them.
+        terms = list(dict.fromkeys(name for _, log in logs for name in log if name not in _NO_TERMS))
+        colours = dict(zip(terms, seaborn.color_palette("husl", len(terms)), strict=True))
+        lines = {}
         for axes, (one, log) in zip(panels, logs, strict=True):
-            terms = [name for name in log if name not in ("step", "seconds", "lr")]
-            for name, colour in zip(terms, seaborn.color_palette("colorblind", len(terms)), strict=True):
-                total = name in ("loss", "total")
-                shade = INK if total else colour
-                axes.plot(log["step"], log[name], label=name, color=shade, linewidth=1.8 if total else 1.1)
+            for name in (name for name in log if name == "loss" or name in colours):
+                shade, width = (INK, 1.8) if name == "loss" else (colours[name], 1.1)
+                lines[name] = axes.plot(log["step"], log[name], label=name, color=shade, linewidth=width)[0]
             axes.set(title=f"{one.title}, {dataset}", xlabel="step")
             axes.set_yscale("symlog", linthresh=1e-3)
-            axes.legend(fontsize=7)
         panels[0].set_ylabel("loss term")
+        figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=5, fontsize=7)
         return figure
 
     caption = "Loss terms during training (lowest seed); symmetric logarithmic axis."

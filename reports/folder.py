@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from coinbench import results
 from coinbench.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TITLES = {"viscoin": "VisCoIN", "random": "Random concepts"}
 """Names in tables that are not the name in capitals; a caller's mapping goes first."""
@@ -123,8 +124,10 @@ def read_folder(path: Path) -> RunFolder:
     if not kept:
         raise DataError(f"{path}: the results hold no number; run the same command again")
     digests = {r.cell for r in kept}
-    folders = sorted((path / "cells").glob("*/cell.json"))
-    cells = [_read_cell(file.parent, digests) for file in folders]
+    # Cells that an earlier command left there with other settings are no part of this run.
+    planned = load(path / "plan.json").get("cells")
+    folders = (file.parent for file in sorted((path / "cells").glob("*/cell.json")))
+    cells = [_read_cell(folder, digests) for folder in folders if planned is None or folder.name in planned]
     cells.sort(key=lambda cell: (cell.dataset, cell.method, cell.variant, cell.seed))
     return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from coinbench.files import write_atomically
 from coinbench.reports.layout import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NOTHING = "Not measured in this run."
 _TEX_SPECIAL = (
@@ -154,6 +156,8 @@ def to_latex(table: Table) -> str:
 
 def to_frame(table: Table) -> pd.DataFrame:
     """Return one line a number, in the units of results.csv, with what was printed and how marked."""
+    import pandas as pd
+
     columns = (
         *("table", "dataset", "quantity", "metric", "params", "arm", "column", "method", "variant"),
         *("value", "spread", "spread_over", "low", "high", "seeds", "n", "unit"),

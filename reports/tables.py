@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from coinbench.errors import DataError
 from coinbench.reports.folder import Record, Series, read_folder, records_of, series_of, titles_of
@@ -23,6 +22,9 @@ from coinbench.reports.layout import (
     value_of,
 )
 from coinbench.reports.render import to_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMES = {
     "accuracy": "accuracy of g",

@@ -102,7 +102,8 @@ def test_a_metric_gives_the_same_numbers_alone_and_with_others(coin: CoIN, probl
     _, together = run(coin, problem, tmp_path / "a", metrics=METRICS)
     for metric in ("faithfulness", "mse"):
         _, alone = run(coin, problem, tmp_path / metric, metrics=(metric,))
-        mine = together[together["metric"].isin(set(alone["metric"]))].reset_index(drop=True)
+        names = set(alone["metric"])
+        mine = together.loc[[name in names for name in together["metric"]]].reset_index(drop=True)
         # A column of truth values becomes one of objects where a metric has no direction.
         pd.testing.assert_frame_equal(mine, alone, check_dtype=False)
 
@@ -121,7 +122,8 @@ def test_the_limit_is_kept_to_the_image(coin: CoIN, problem: Problem, tmp_path: 
     events: list[dict[str, Any]] = []
     _, table = run(coin, problem, tmp_path, Log(tmp_path, events.append), metrics=("mse",), evaluation={"limit": limit})
     found = records.read(tmp_path / "samples" / "mse.parquet")
-    assert set(found["index"]) == set(range(200, 200 + min(limit, 9)))
+    assert set(found["index"]) <= set(range(200, 209))
+    assert len(set(found["index"])) == min(limit, 9)
     assert set(table.loc[table["arm"] == "method", "n"]) == {min(limit, 9)}
     steps = [event for event in events if "step" in event]
     assert steps[-1]["step"] == steps[-1]["steps"] == min(limit, 9)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from torch import nn
+from trainings import STEPS, Killed, kill_at, loss_of, network, settings, stop_at, trained
 
 from coinbench.config import TrainConfig
 from coinbench.errors import DataError, Interrupted
@@ -34,6 +35,26 @@ def test_a_training_cut_three_times_is_an_uninterrupted_one(tmp_path: Path) -> N
     resumed = trained(tmp_path / "cut", settings(), kill_at(3), stop_at(8), kill_at(13))
     assert tiny.same_state(whole, resumed)
     assert tiny.rows(tmp_path / "cut" / "train.csv") == tiny.rows(tmp_path / "whole" / "train.csv")
+
+
+def test_rows_later_than_the_checkpoint_are_not_logged_twice(tmp_path: Path) -> None:
+    trained(tmp_path / "whole", settings())
+    folder, module = tmp_path / "cut", network()
+    path = folder / "checkpoint.safetensors"
+    old: list[bytes] = []
+
+    def at(micro: int) -> None:
+        if micro == 8:
+            old.append(path.read_bytes())
+        if micro == 15:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(module, loss_of(module, at), settings(), Log(folder))
+    # Killed seven steps in, with a checkpoint that is three steps old.
+    path.write_bytes(old[0])
+    trained(folder, settings())
+    assert tiny.rows(folder / "train.csv") == tiny.rows(tmp_path / "whole" / "train.csv")
 
 
 def test_resuming_does_not_repeat_what_was_done(tmp_path: Path) -> None:

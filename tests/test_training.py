@@ -1,4 +1,4 @@
-"""The training loop: exact resume, guards, schedules, averages, precision."""
+"""The training loop: guards, schedules, averages, precision, shared networks."""
 
 from __future__ import annotations
 

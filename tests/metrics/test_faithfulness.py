@@ -86,8 +86,12 @@ def test_a_constant_decoder_loses_nothing(problem):
     assert (records["drop"] == 0).all()
 
 
-def test_only_the_first_images_by_index_count(problem):
+def test_only_the_images_chosen_by_index_count(problem):
     coin, few = planted.Planted(problem.classifier), planted.config(faithfulness_images=10, batch=4)
     records, scores = planted.measure(Faithfulness, coin, problem, few, arrange=lambda batches: batches[::-1])
-    np.testing.assert_array_equal(np.unique(records["index"]), problem.test.index[:10])
+    again, _ = planted.measure(Faithfulness, coin, problem, planted.config(faithfulness_images=10, batch=64))
+    chosen = np.unique(records["index"])
+    assert len(chosen) == 10
     assert {s.n for s in scores} == {10}
+    np.testing.assert_array_equal(chosen, np.unique(again["index"]))
+    assert not np.array_equal(chosen, problem.test.index[:10])
