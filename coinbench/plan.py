@@ -106,7 +106,7 @@ def resolve(request: Request) -> RunConfig:
             for dataset in datasets
         },
         metrics=metrics,
-        seeds=seeds(request.seeds or _text(tree.get("seeds")) or "0"),
+        seeds=seeds(_given(request.seeds, _text(tree.get("seeds")), "0")),
     )
 
 
@@ -144,8 +144,13 @@ def _restricted(config: RunConfig, request: Request) -> RunConfig:
     metrics = names(request.metrics) or config.metrics
     for metric in metrics:
         registry.METRICS.check(metric)
-    chosen = seeds(request.seeds) if request.seeds else config.seeds
+    chosen = config.seeds if request.seeds is None else seeds(request.seeds)
     return config.model_copy(update={"metrics": metrics, "seeds": chosen})
+
+
+def _given(*values: str | None) -> str:
+    """Return the first that was given; an empty text is given, and wrong."""
+    return next(value for value in values if value is not None)
 
 
 def _unknown_key(path: Path | None, key: str) -> UsageError:

@@ -25,7 +25,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COINBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COINBENCH_TRACEBACK", raising=False)
+    # What should be refused must not train for minutes where it is not.
+    monkeypatch.setattr("coinbench.executors.local.LocalExecutor.run", _must_not_run)
     return tmp_path
+
+
+def _must_not_run(*_: object) -> None:
+    pytest.fail("cells were run")
 
 
 @pytest.fixture
