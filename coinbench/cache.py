@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,11 +25,28 @@ def default_root() -> Path:
     return Path(pooch.os_cache("coinbench"))
 
 
+CHECKPOINT = "checkpoint.safetensors"
+"""What a training leaves in a begun folder; dropped when the stage is finished and its weights are stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A folder of finished stages `kind/digest/` and of begun ones `kind/digest.partial/`."""
 
     root: Path
+
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot be written, before anything begins.
+
+        Raises:
+            CoinbenchError: the cache cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise _not_writable(self.root, error) from error
 
     def path(self, kind: str, digest: str) -> Path:
         """Return where a finished stage lies."""
@@ -65,13 +83,12 @@ class Cache:
         try:
             partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CoinbenchError(
-                f"{self.root}: the cache cannot be written ({error.strerror}); set --cache DIR"
-            ) from error
-        with _waiting(final.with_name(f"{digest}.lock"), log, f"{kind} {digest}"):
+            raise _not_writable(self.root, error) from error
+        with _waiting(final.with_name(f"{digest}.lock"), log.at(kind, partial), f"{kind} {digest}"):
             if not final.is_dir():
                 partial.mkdir(exist_ok=True)
                 make(log.at(kind, partial))
+                (partial / CHECKPOINT).unlink(missing_ok=True)
                 os.replace(partial, final)
         return final
 
@@ -80,6 +97,10 @@ class Cache:
         final = self.path(kind, digest)
         shutil.rmtree(final, ignore_errors=True)
         shutil.rmtree(final.with_name(f"{digest}.partial"), ignore_errors=True)
+
+
+def _not_writable(root: Path, error: OSError) -> CoinbenchError:
+    return CoinbenchError(f"{root}: the cache cannot be written ({error.strerror}); set --cache DIR")
 
 
 @contextmanager

@@ -47,6 +47,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
+_INTERRUPTED = "interrupted; the same command resumes"
+
+
 def _request(**given: Any) -> Any:
     from coinbench.plan import Request, resolve
 
@@ -106,9 +109,12 @@ def run(
     from coinbench.run import forget, run
     from coinbench.summary import as_json as to_json
     from coinbench.summary import as_text
+    from coinbench.work import check_device
 
+    check_device(device)
     place = _out(out, resolved)
     shared = _cache(cache)
+    shared.check_writable()
     if force:
         forget(resolved, force, shared, place)
     executor = LocalExecutor(jobs, shared.root, device, tensorboard, fail_fast)
@@ -197,6 +203,9 @@ def main() -> None:
     code = 1
     try:
         code = app(standalone_mode=False) or 0
+        if code == 130:
+            # Typer turns an interrupt into this code without a word, as a run does whose cells were cut.
+            _complain(_INTERRUPTED)
     except NoArgsIsHelpError as error:
         print(error.format_message())
         code = 2
@@ -207,7 +216,7 @@ def main() -> None:
         _complain(str(error))
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; the same command resumes")
+        _complain(_INTERRUPTED)
         code = 130
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not complain at exit either.

@@ -18,7 +18,10 @@ def record(config: RunConfig, out: Path) -> None:
     """Write config.json before anything runs; refuse a folder whose cells have other settings."""
     path = out / "config.json"
     if path.is_file():
-        old = validate(RunConfig, read_json(path))
+        try:
+            old = validate(RunConfig, read_json(path))
+        except UsageError as error:
+            raise UsageError(f"{path}: not the settings of a run ({error}); choose another --out") from error
         for dataset, variants in config.experiments.items():
             for variant, new in variants.items():
                 known = old.experiments.get(dataset, {}).get(variant)

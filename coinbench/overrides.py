@@ -66,6 +66,8 @@ def apply(model: BaseModel, changes: Iterable[tuple[list[str], Any]], fields: Tr
     for part, values in fields.items():
         tree[part] = {**values, **tree[part]}
     for keys, value in changes:
+        if keys[-1] == "name" and keys[0] in ("data", "method", "methods"):
+            raise UsageError(f"--set {'.'.join(keys)}: names are chosen with --dataset and --methods")
         for expanded in _expand(keys, tree):
             _put(tree, expanded, value)
     return validate(type(model), tree)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.log import Log
@@ -59,7 +60,8 @@ def train(
         module: ends with the trained (or averaged) weights, in eval mode.
         loss: called once per micro-batch with its number.
         config: steps, rate, precision and the rest.
-        log: its folder gets train.csv and checkpoint.safetensors; an existing checkpoint is continued.
+        log: its folder gets train.csv and a checkpoint, which is continued where there is one and stays at the end:
+            whoever stores the weights drops it, as `Cache.stage` does.
         shared: frozen networks inside `module`: kept in eval mode and out of checkpoints.
 
     Raises:
@@ -68,7 +70,7 @@ def train(
     """
     shared = tuple(shared)
     state = _State(module, config, shared)
-    path = log.folder / "checkpoint.safetensors"
+    path = log.folder / CHECKPOINT
     start = state.load(path) if path.is_file() else 0
     rows = _Rows(log, start)
     channels_last(module)
@@ -99,7 +101,6 @@ def train(
             saved = time.monotonic()
     state.finish()
     module.eval()
-    path.unlink(missing_ok=True)
 
 
 def _not_finite(stage: str, step: int, terms: dict[str, float], path: Path) -> str:

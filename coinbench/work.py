@@ -24,6 +24,24 @@ from coinbench.problem import Problem
 from coinbench.specs import MethodSpec
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that is not here, without touching it: a worker may be the only one allowed to.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UsageError(f"--device {name}: this machine has {count} CUDA devices")
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; auto takes CUDA where there is one.
 

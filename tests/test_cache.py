@@ -171,3 +171,12 @@ def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: 
     assert default_root() == tmp_path / "here"
     monkeypatch.delenv("COINBENCH_CACHE")
     assert default_root().name == "coinbench"
+
+
+def test_a_finished_stage_keeps_no_checkpoint(tmp_path: Path) -> None:
+    def make(log: Log) -> None:
+        (log.folder / "checkpoint.safetensors").write_bytes(b"x")
+        (log.folder / "weights").write_bytes(b"w")
+
+    folder = Cache(tmp_path).stage("fit", "d", make, Log(tmp_path))
+    assert [path.name for path in folder.iterdir()] == ["weights"]
