@@ -47,8 +47,11 @@ class Record:
 
     @property
     def measured(self) -> bool:
-        """Return whether the row holds a number."""
-        return self.n > 0 and not math.isnan(self.value)
+        """Return whether the row holds a number.
+
+        A dead concept has no images of its own (n = 0), yet its score of 0.5 counts in the mean over concepts.
+        """
+        return not math.isnan(self.value) and (self.n > 0 or self.subject != "all")
 
 
 @dataclass(frozen=True, slots=True)

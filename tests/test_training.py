@@ -225,10 +225,11 @@ def test_shared_networks_stay_as_they_are_in_eval_mode_and_out_of_checkpoints(tm
 
     cut = Wrapped(frozen)
     with pytest.raises(Interrupted):
+        log = Log(tmp_path / "cut")
         train(cut, loss_of(cut, stop_at(3)(log)), settings(), log, (frozen,))
     from safetensors import safe_open
 
-    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "cut" / "checkpoint.safetensors", framework="pt") as file:
         keys = list(file.keys())
     assert any(".own." in key for key in keys)
     assert not any("frozen" in key for key in keys)

@@ -100,6 +100,18 @@ def test_consistency_spreads_over_concepts(folder: Path) -> None:
     assert entry.spread == pytest.approx(np.mean([np.std(v, ddof=1) for v in by_seed.values()]))
 
 
+def test_dead_concepts_count_with_their_score(folder: Path) -> None:
+    table = results.read(folder)
+    mine = (table["metric"] == "consistency") & (table["arm"] == "method") & (table["method"] == "flint")
+    mine &= (table["dataset"] == "birds") & (table["params"] == "lambda=2") & table["subject"].str.startswith("concept")
+    table.loc[mine, ["value", "n"]] = [0.9, 200]
+    dead = mine & table["subject"].isin([f"concept:{k}" for k in range(6)])
+    table.loc[dead, ["value", "n"]] = [0.5, 0]
+    shown = next(t for t in build_tables(records_of(table)) if t.name == "consistency").rows[0].entries[0]
+    assert shown is not None
+    assert shown.value == pytest.approx(0.7)
+
+
 def test_random_removal_is_that_of_viscoin(folder: Path) -> None:
     table = table_of(folder, "faithfulness")
     own = next(row for row in table.rows if row.arm == "random")
