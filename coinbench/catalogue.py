@@ -71,12 +71,20 @@ def _describe(registry: Registry, name: str) -> str:
     return "\n".join(lines)
 
 
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
 def _fields(config: Any) -> list[str]:
     lines = []
     for name, field in config.model_fields.items():
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
         about = " ".join((field.description or "").split())
-        bounds = ", ".join(str(m) for m in field.metadata)
+        bounds = ", ".join(
+            f"{sign} {getattr(limit, bound):g}"
+            for limit in field.metadata
+            for bound, sign in _SIGNS.items()
+            if hasattr(limit, bound)
+        )
         lines.append(f"  {name} = {default}" + (f" [{bounds}]" if bounds else "") + (f"  {about}" if about else ""))
     return lines
 

@@ -105,8 +105,9 @@ def run(
         print(json.dumps(resolved.model_dump(mode="json"), indent=2))
         return
     from coinbench.executors.local import LocalExecutor
+    from coinbench.plan import names
     from coinbench.progress import Display
-    from coinbench.run import forget, run
+    from coinbench.run import check_methods, run
     from coinbench.summary import as_json as to_json
     from coinbench.summary import as_text
     from coinbench.work import check_device
@@ -114,12 +115,12 @@ def run(
     check_device(device)
     place = _out(out, resolved)
     shared = _cache(cache)
+    forced = names(force)
+    check_methods(forced, resolved)
     shared.check_writable()
-    if force:
-        forget(resolved, force, shared, place)
     executor = LocalExecutor(jobs, shared.root, device, tensorboard, fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
-        finished = run(resolved, place, shared, executor, display)
+        finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))
     raise typer.Exit(finished.exit_code)
 

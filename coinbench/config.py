@@ -140,7 +140,7 @@ class GeneratorConfig(Config):
 
 
 class PerceptualConfig(Config):
-    """p, the net of the perceptual distances PD-p and FD-p; independent of f's classes (design: never f)."""
+    """p, the net of the perceptual distances PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""
 
     net: Literal["random"] = "random"
     """random: fixed random weights."""
@@ -164,7 +164,7 @@ class MethodConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """How all methods are measured (design part 8)."""
+    """How all methods are measured (docs/metrics.md)."""
 
     seed: int = Field(default=0, ge=0)
     """Fixes indices and random arms for all methods alike."""

@@ -1,7 +1,7 @@
 """Settings per data set and method: the small ones that fit two CPU cores, and the paper's.
 
 A preset is a function that returns a typed `Experiment`. Steps are fixed so that the methods of one data set train for
-equal time on the machine named below; they are never measured at run time (design part 8.5).
+equal time on the machine named below; they are never measured at run time (docs/metrics.md 5).
 """
 
 from __future__ import annotations

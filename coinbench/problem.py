@@ -38,7 +38,7 @@ def to_float(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
-    """Turn float [-1, 1] NCHW into uint8 [B, H, W, C] by round((x + 1) · 127.5), clamped (design 8.6)."""
+    """Turn float [-1, 1] NCHW into uint8 [B, H, W, C] by round((x + 1) · 127.5), clamped (docs/metrics.md 6)."""
     scaled = ((images.detach() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 

@@ -12,7 +12,7 @@ from coinbench.errors import unknown
 from coinbench.executors.local import LocalExecutor, Outcome
 from coinbench.files import read_json, write_json
 from coinbench.outfolder import locked, record
-from coinbench.plan import Planned, RunConfig, cells, fit_digest, names
+from coinbench.plan import Planned, RunConfig, cells, fit_digest
 from coinbench.progress import Display
 
 
@@ -29,14 +29,23 @@ class Finished:
 
     @property
     def exit_code(self) -> int:
-        """0 all complete, 1 some cell failed or some metric unavailable, 130 interrupted (design part 4)."""
+        """0 all complete, 1 some cell failed or some metric unavailable, 130 interrupted (docs/exit-codes.md)."""
         if any(outcome.exit_code == 130 for outcome in self.outcomes.values()):
             return 130
         return int(bool(self.unavailable) or any(outcome.exit_code for outcome in self.outcomes.values()))
 
 
-def run(config: RunConfig, out: Path, cache: Cache, executor: LocalExecutor, display: Display) -> Finished:
+def run(
+    config: RunConfig,
+    out: Path,
+    cache: Cache,
+    executor: LocalExecutor,
+    display: Display,
+    force: tuple[str, ...] = (),
+) -> Finished:
     """Bring every cell to its end and report; finished cells are kept, cut ones continue.
+
+    The methods in `force` begin anew.
 
     Raises:
         UsageError: the folder belongs to another configuration or is in use.
@@ -45,6 +54,8 @@ def run(config: RunConfig, out: Path, cache: Cache, executor: LocalExecutor, dis
     with locked(out):
         planned = cells(config, cache, out)
         record(config, out)
+        # Under the lock and after the check of the settings: what another run has or uses is never dropped.
+        _forget([cell for cell in planned if cell.cell.method.name in force], cache)
         write_json(out / "plan.json", {"cells": [cell.digest for cell in planned]})
         outcomes = executor.run(planned, display)
         unavailable = collect(planned, out)
@@ -75,19 +86,22 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
     return unavailable
 
 
-def forget(config: RunConfig, methods: str, cache: Cache, out: Path) -> None:
-    """Drop what was trained and measured of the named methods, so that the run makes it anew.
+def check_methods(chosen: tuple[str, ...], config: RunConfig) -> None:
+    """Refuse a method that a run does not have.
 
     Raises:
-        UsageError: a method that the run does not have.
+        UsageError: lists those that it has.
     """
-    planned = cells(config, cache, out)
-    known = sorted({cell.cell.method.name for cell in planned})
-    for name in names(methods):
+    variants = [experiment for variants in config.experiments.values() for experiment in variants.values()]
+    known = sorted({method.name for experiment in variants for method in experiment.methods.values()})
+    for name in chosen:
         if name not in known:
             raise unknown("method of this run", name, known)
-        for cell in planned:
-            if cell.cell.method.name == name:
-                cache.drop("fit", fit_digest(cell.cell))
-                cache.drop("evaluate", cell.digest)
-                shutil.rmtree(cell.folder, ignore_errors=True)
+
+
+def _forget(planned: list[Planned], cache: Cache) -> None:
+    """Drop what was trained and measured of cells, so that the run makes it anew."""
+    for cell in planned:
+        cache.drop("fit", fit_digest(cell.cell))
+        cache.drop("evaluate", cell.digest)
+        shutil.rmtree(cell.folder, ignore_errors=True)

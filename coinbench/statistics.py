@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals over samples (design 8.10; Efron and Tibshirani 1993, chapter 13), in float64."""
+"""Percentile bootstrap intervals over samples (docs/metrics.md 10; Efron and Tibshirani 1993, chapter 13), in float64."""
 
 from __future__ import annotations
 

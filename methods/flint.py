@@ -1,7 +1,7 @@
 """FLINT: a classifier explained through attributes with a decoder of their own.
 
 Parekh, Mozharovskyi, d'Alché-Buc, "A Framework to Learn with Interpretation", NeurIPS 2021, as the VisCoIN paper runs
-it (appendix C.3): the same frozen f, the same taps and depth of Ψ, the same K; scalar concepts (design part 7).
+it (appendix C.3): the same frozen f, the same taps and depth of Ψ, the same K; scalar concepts (docs/metrics.md 11).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loss terms of the methods, each with its equation; reductions are means (design part 7)."""
+"""Loss terms of the methods, each with its equation; reductions are means (docs/metrics.md 11)."""
 
 from __future__ import annotations
 

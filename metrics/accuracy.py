@@ -60,7 +60,7 @@ PROBABILITY_RECONSTRUCTION = MetricSpec(
     unit="probability",
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    source="design 8.2: the bound of faithfulness",
+    source="docs/metrics.md 2: the bound of faithfulness",
     protocol=f"softmax g(x̃) at ĉ = argmax g(x), g the full pass encode -> predict; {_SAMPLES}",
     null="1/Y where g(x̃) is uniform over Y classes",
 )

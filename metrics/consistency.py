@@ -1,4 +1,4 @@
-"""Consistency: does a concept add the same to new images (paper section 4, tables 1b and 8; design 8.3).
+"""Consistency: does a concept add the same to new images (paper section 4, tables 1b and 8; docs/metrics.md 3).
 
 Per concept a linear SVM learns on training images to tell decoded images with a strong concept from those without it,
 and is scored on test images. At small scale an untrained decoder passes, so that control stands beside every score.
@@ -28,7 +28,7 @@ from coinbench.statistics import summarise
 from coinbench.trace import Trace
 
 _FEWEST = 10
-"""Fewer images than this make a concept dead (design 8.3)."""
+"""Fewer images than this make a concept dead (docs/metrics.md 3)."""
 _FOLDS = 5
 
 _IMAGES = (
@@ -45,7 +45,7 @@ CONSISTENCY = MetricSpec(
     unit="fraction",
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    source="paper section 4, tables 1b and 8; design 8.3",
+    source="paper section 4, tables 1b and 8; docs/metrics.md 3",
     protocol=(
         f"{_IMAGES}; linear SVM without scaling, C by 5-fold cross-validation on the training pairs (first best), "
         "folds as configured (a pair in one fold by default), accuracy on the test pairs; dead concepts (fewer than "
@@ -63,7 +63,7 @@ SHIFT = MetricSpec(
     unit="ratio",
     bounds=(0.0, np.inf),
     higher_is_better=None,
-    source="design 8.3",
+    source="docs/metrics.md 3",
     protocol=(
         f"{_IMAGES}; ‖mean x⁺ − mean x⁻‖ / ‖mean of both‖ of the embeddings of the test pairs, "
         f"0 for a dead concept; {_MEAN}"
@@ -76,7 +76,7 @@ DEAD = MetricSpec(
     unit="fraction",
     bounds=(0.0, 1.0),
     higher_is_better=False,
-    source="design 8.3",
+    source="docs/metrics.md 3",
     protocol=(
         "share of concepts for which the training or the test split has fewer than 10 images predicted as a class "
         f"with r_{{k,c}} > 0, or φ_k = 0 in all of them; {_MEAN}"

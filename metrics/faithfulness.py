@@ -1,5 +1,5 @@
 """Faithfulness: how far g's probability falls when the relevant concepts are removed from the image (paper section 4,
-table 2b; design 8.2).
+table 2b; docs/metrics.md 2).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _spec(name: str, what: str, unit: str, bounds: tuple[float, float], better: 
         unit=unit,
         bounds=bounds,
         higher_is_better=better,
-        source="paper section 4, table 2b; design 8.2",
+        source="paper section 4, table 2b; docs/metrics.md 2",
         protocol=f"{what}; {_PROTOCOL}; {_INTERVAL}",
         null=_NULL,
     )

@@ -37,7 +37,7 @@ FD_P = MetricSpec(
     unit="distance",
     bounds=(0.0, np.inf),
     higher_is_better=False,
-    source="design 8.4; form of paper section 4, table 2a (FID)",
+    source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: spatial mean of the last map of the perceptual net p (fixed random weights); {_PROTOCOL}",
     null=_NULL,
 )
@@ -47,7 +47,7 @@ FD_F = MetricSpec(
     unit="distance",
     bounds=(0.0, np.inf),
     higher_is_better=False,
-    source="design 8.4; form of paper section 4, table 2a (FID)",
+    source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: embedding of the classifier f shared by all methods; {_PROTOCOL}",
     null=_NULL,
 )

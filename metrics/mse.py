@@ -1,4 +1,4 @@
-"""Mean squared error of the reconstruction (paper section 4, table 2a; design 8.6)."""
+"""Mean squared error of the reconstruction (paper section 4, table 2a; docs/metrics.md 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PD-p: distance of the reconstruction under the perceptual net p (design 8.4; takes LPIPS's place, is not LPIPS)."""
+"""PD-p: distance of the reconstruction under the perceptual net p (docs/metrics.md 4; takes LPIPS's place, is not LPIPS)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PD_P = MetricSpec(
     unit="distance",
     bounds=(0.0, 8.0),
     higher_is_better=False,
-    source="design 8.4, in the form of Zhang et al. 2018, eq. 1; not LPIPS",
+    source="docs/metrics.md 4, in the form of Zhang et al. 2018, eq. 1; not LPIPS",
     protocol=(
         "x̃ against x in [-1, 1] under p, a net independent of f's classes with fixed random weights: squared "
         "difference of channel-normalised features, mean over space, sum over four maps; mean over the images of the "

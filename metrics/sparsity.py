@@ -1,4 +1,4 @@
-"""Sparsity: how many concepts matter for a class (paper section 4, table 13; design 8.8)."""
+"""Sparsity: how many concepts matter for a class (paper section 4, table 13; docs/metrics.md 8)."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ WRONG = {
     "method twice": (("run", "-m", "flint,flint", "-d", "birds"), ["given twice"]),
     "data set": (("run", "-m", "viscoin", "-d", "brids"), ["unknown data set 'brids'", "did you mean 'birds'"]),
     "metric": ((*RUN, "--metrics", "acuracy"), ["unknown metric 'acuracy'", "did you mean 'accuracy'"]),
-    "generator": ((*RUN, "--set", "problem.generator.net=betavae"), ["unknown generator 'betavae'", "did you mean 'beta_vae'"]),
+    "generator": (
+        (*RUN, "--set", "problem.generator.net=betavae"),
+        ["unknown generator 'betavae'", "did you mean 'beta_vae'"],
+    ),
     "part": ((*RUN, "--set", "metod.gamma=1"), ["unknown key 'metod'", "did you mean", "method"]),
     "key of a method": ((*RUN, "--set", "method.gama=1"), ["unknown key method. 'gama'", "did you mean 'gamma'"]),
     "key of data": ((*RUN, "--set", "data.sice=64"), ["'sice'", "did you mean 'size'"]),
@@ -106,7 +109,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words, pieces", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(("words", "pieces"), WRONG.values(), ids=WRONG.keys())
 def test_a_usage_error_is_one_line_and_exit_2(
     cli: Cli, folder: Path, words: tuple[str, ...], pieces: list[str]
 ) -> None:
@@ -123,7 +126,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("words, pieces", MISSING.values(), ids=MISSING.keys())
+@pytest.mark.parametrize(("words", "pieces"), MISSING.values(), ids=MISSING.keys())
 def test_missing_data_is_one_line_and_exit_4(cli: Cli, folder: Path, words: tuple[str, ...], pieces: list[str]) -> None:
     one_line(cli(*words), 4, *pieces)
     assert not [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
@@ -145,7 +148,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("text, pieces", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(("text", "pieces"), CONFIGS.values(), ids=CONFIGS.keys())
 def test_a_wrong_configuration_file(cli: Cli, folder: Path, text: str | bytes, pieces: list[str]) -> None:
     path = folder / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

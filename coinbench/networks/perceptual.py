@@ -1,6 +1,6 @@
 """p: a perceptual net with fixed random weights, and the distance between two images under it.
 
-A small convolutional stack at initialisation is a usable, class-free feature space (design part 8.4); the
+A small convolutional stack at initialisation is a usable, class-free feature space (docs/metrics.md 4); the
 distance follows LPIPS's form (Zhang et al. 2018, eq. 1) with all channels weighted alike. It is not LPIPS, and
 no number computed with it carries that name.
 """

@@ -1,0 +1,127 @@
+"""Measures how long a training step of each method takes at a data set's preset, and which step counts take equal time.
+
+    python benchmarks/calibrate.py birds
+
+Methods take turns in blocks, so that a slow moment of the machine falls on all; one thread each, as with --jobs 2 on
+two cores. The step counts of coinbench/presets.py come from here; they are fixed, never measured at run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from coinbench import registry
+from coinbench.config import Experiment, TrainConfig
+from coinbench.log import Log
+from coinbench.models import channels_last
+from coinbench.networks.perceptual import PerceptualNet
+from coinbench.presets import preset
+from coinbench.pretrain import build_classifier
+from coinbench.problem import Problem, Split
+from coinbench.rng import Rng
+
+CLASSES, CHANNELS = 10, 3
+
+
+def noise(experiment: Experiment, name: str, n: int) -> Split:
+    """Return a split of noise of the preset's size: a step takes the same time whatever the images show."""
+    dice, data = np.random.default_rng(0), experiment.data
+    pixels = dice.integers(0, 256, (n, data.resized, data.resized, CHANNELS), dtype=np.uint8)
+    small = pixels[:, : data.size, : data.size]
+    labels = np.arange(n, dtype=np.int64) % CLASSES
+    return Split(name, small, labels, np.arange(n), pixels if name == "train" else small, data.flip)
+
+
+def problem_of(experiment: Experiment) -> Problem:
+    """Return a problem of the preset's size with untrained f and G."""
+    size, networks = experiment.data.size, experiment.problem
+    f = build_classifier(networks.classifier, CLASSES, CHANNELS, size)
+    generator = registry.GENERATORS.load(networks.generator.net)
+    g = generator.build(networks.generator, size, CHANNELS, Rng(0))
+    for network in (f, g):
+        channels_last(network.requires_grad_(False).eval())
+    return Problem(
+        name=experiment.data.name,
+        class_names=tuple(map(str, range(CLASSES))),
+        train=noise(experiment, "train", 512),
+        val=noise(experiment, "val", 10),
+        test=noise(experiment, "test", 256),
+        classifier=f,
+        generator=g,
+        perceptual=channels_last(PerceptualNet(CHANNELS, networks.perceptual.width, Rng(0))),
+        fingerprints=dict.fromkeys(("data", "classifier", "generator", "perceptual"), "noise"),
+    )
+
+
+class Clock(Log):
+    """A log that notes when each step ended, and writes nothing."""
+
+    def __post_init__(self) -> None:
+        """Begin without a step."""
+        self.ends: list[float] = []
+
+    def progress(self, step: int, steps: int, seconds_left: float, text: str = "") -> None:
+        """Note the moment."""
+        self.ends.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Return the time of each step but the first, which warms up."""
+        return list(np.diff(self.ends))
+
+
+def trainer(name: str, experiment: Experiment, problem: Problem, folder: Clock) -> Callable[[int], None]:
+    """Return a function that trains a method anew for some steps."""
+    spec = registry.METHODS.load(name)
+    config = experiment.methods[name]
+
+    def fit(steps: int) -> None:
+        train = config.train.model_copy(update={"steps": steps, "log_every": steps, "checkpoint_seconds": 1e9})
+        assert isinstance(train, TrainConfig)
+        spec.fit(config.model_copy(update={"train": train}), problem, Rng(0), folder)
+
+    return fit
+
+
+def main() -> None:
+    """Print seconds per step and the step counts of equal time."""
+    import tempfile
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", nargs="?", default="birds")
+    parser.add_argument("--methods", default="viscoin,flint", help="the first sets the time")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=21, help="in a block; the first warms up")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    names = tuple(given.methods.split(","))
+    experiment = preset(given.dataset, names)
+    problem = problem_of(experiment)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(given.rounds):
+            for name in names:
+                clock = Clock(Path(folder))
+                trainer(name, experiment, problem, clock)(given.steps)
+                times[name] += clock.seconds()
+    first = names[0]
+    median = {name: statistics.median(values) for name, values in times.items()}
+    budget = median[first] * experiment.methods[first].train.steps
+    print(f"{given.dataset}: {given.rounds} rounds of {given.steps - 1} steps, one thread")
+    print(f"{'method':<10}  {'ms/step':>8}  {'quartiles':>15}  {'preset':>7}  {'equal time':>10}")
+    for name in names:
+        low, high = np.percentile(times[name], (25, 75)) * 1e3
+        steps = experiment.methods[name].train.steps
+        equal = round(budget / median[name])
+        print(f"{name:<10}  {median[name] * 1e3:>8.1f}  {low:>7.1f}-{high:<7.1f}  {steps:>7}  {equal:>10}")
+    print(f"budget: {budget:.0f} s ({experiment.methods[first].train.steps} steps of {first})")
+
+
+if __name__ == "__main__":
+    main()
