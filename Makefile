@@ -18,8 +18,9 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow"
 
+# Without the shape checks of the tests, which would be timed too.
 bench: $(INSTALLED)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-only --override-ini addopts=--import-mode=importlib
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("coinbench needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

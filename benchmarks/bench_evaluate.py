@@ -84,7 +84,7 @@ def bench_pass(benchmark: BenchmarkFixture, experiment: Experiment, problem: Pro
         for names in groups:
             failures: dict[str, str] = {}
             metrics: dict[str, Metric] = {name: registry.METRICS.load(name)(evaluation) for name in names}
-            rows += len(measure(metrics, problem.test.batches(64), coin, problem, Log(tmp_path), failures))
+            rows += len(measure(metrics, evaluation, Log(tmp_path), failures))
             assert failures == {}
         return rows
 

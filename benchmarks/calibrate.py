@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,7 +46,8 @@ def problem_of(experiment: Experiment) -> Problem:
     f = build_classifier(networks.classifier, CLASSES, CHANNELS, size)
     generator = registry.GENERATORS.load(networks.generator.net)
     g = generator.build(networks.generator, size, CHANNELS, Rng(0))
-    for network in (f, g):
+    p = PerceptualNet(CHANNELS, networks.perceptual.width, Rng(0))
+    for network in (f, g, p):
         channels_last(network.requires_grad_(False).eval())
     return Problem(
         name=experiment.data.name,
@@ -54,7 +57,7 @@ def problem_of(experiment: Experiment) -> Problem:
         test=noise(experiment, "test", 256),
         classifier=f,
         generator=g,
-        perceptual=channels_last(PerceptualNet(CHANNELS, networks.perceptual.width, Rng(0))),
+        perceptual=p,
         fingerprints=dict.fromkeys(("data", "classifier", "generator", "perceptual"), "noise"),
     )
 
@@ -62,8 +65,9 @@ def problem_of(experiment: Experiment) -> Problem:
 class Clock(Log):
     """A log that notes when each step ended, and writes nothing."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         """Begin without a step."""
+        super().__init__(folder)
         self.ends: list[float] = []
 
     def progress(self, step: int, steps: int, seconds_left: float, text: str = "") -> None:
@@ -75,7 +79,7 @@ class Clock(Log):
         return list(np.diff(self.ends))
 
 
-def trainer(name: str, experiment: Experiment, problem: Problem, folder: Clock) -> Callable[[int], None]:
+def trainer(name: str, experiment: Experiment, problem: Problem, log: Clock) -> Callable[[int], None]:
     """Return a function that trains a method anew for some steps."""
     spec = registry.METHODS.load(name)
     config = experiment.methods[name]
@@ -83,17 +87,14 @@ def trainer(name: str, experiment: Experiment, problem: Problem, folder: Clock) 
     def fit(steps: int) -> None:
         train = config.train.model_copy(update={"steps": steps, "log_every": steps, "checkpoint_seconds": 1e9})
         assert isinstance(train, TrainConfig)
-        spec.fit(config.model_copy(update={"train": train}), problem, Rng(0), folder)
+        spec.fit(config.model_copy(update={"train": train}), problem, Rng(0), log)
 
     return fit
 
 
 def main() -> None:
     """Print seconds per step and the step counts of equal time."""
-    import tempfile
-    from pathlib import Path
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Seconds per training step, and step counts of equal time.")
     parser.add_argument("dataset", nargs="?", default="birds")
     parser.add_argument("--methods", default="viscoin,flint", help="the first sets the time")
     parser.add_argument("--rounds", type=int, default=6)

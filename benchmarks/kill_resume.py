@@ -105,10 +105,10 @@ def stage(folder: Path) -> str:
     if done:
         return f"{done} of 2 cells done" + (", reporting" if (out / "results.parquet").is_file() else "")
     for kind in ("evaluate", "fit", "generator", "classifier"):
-        if ended := [path for path in cache.glob(f"{kind}/*") if path.is_dir() and path.suffix != ".partial"]:
-            return f"{kind} x{len(ended)} done"
-        if list(cache.glob(f"{kind}/*.partial/*")):
-            return f"in {kind}"
+        folders = [path for path in cache.glob(f"{kind}/*") if path.is_dir()]
+        ended = sum(path.suffix != ".partial" for path in folders)
+        if folders:
+            return f"{kind}: {ended} ended, {len(folders) - ended} begun"
     return "data"
 
 
@@ -155,9 +155,15 @@ def kill_and_resume(root: Path, kills: int, seed: int, steps: int, say: Callable
         folder = root / f"run-{number:02d}"
         process = start(folder, steps)
         if report.kills < kills:
-            moment = dice.uniform(0.2, usual)
+            # Starting takes a good part of a small run, so most moments are counted from a worker's first word; and
+            # of the usual time only a part is drawn from, so that runs are cut more than once before they end.
+            moment = dice.uniform(0.2, 0.5 * usual)
             try:
-                process.wait(moment)
+                began = time.monotonic()
+                if dice.random() < 0.75:
+                    _wait_for_a_word(process, folder)
+                moment += time.monotonic() - began
+                process.wait(max(0.0, began + moment - time.monotonic()))
             except subprocess.TimeoutExpired:
                 report.kills += 1
                 _kill(process, folder, dice, moment, report, number, say)
@@ -174,6 +180,14 @@ def kill_and_resume(root: Path, kills: int, seed: int, steps: int, say: Callable
         say(f"      {number:>3}  complete, results {'identical' if same else 'DIFFERENT'}")
         wait_for_workers(folder)
     return report
+
+
+def _wait_for_a_word(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until the run that was just begun has added to its log, or has ended."""
+    log = folder / "log.txt"
+    before = log.stat().st_size
+    while process.poll() is None and log.stat().st_size == before:
+        time.sleep(0.02)
 
 
 def _kill(
@@ -203,10 +217,10 @@ def _kill(
 
 def main() -> None:
     """Run the experiment in a folder that is removed if all went well."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Kill a run at random moments; compare its results.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="fixes the moments")
-    parser.add_argument("--steps", type=int, default=40, help="of f, G and each method")
+    parser.add_argument("--steps", type=int, default=15, help="of f, G and each method")
     given = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="coinbench-kill-"))
     report = kill_and_resume(root, given.kills, given.seed, given.steps, lambda line: print(line, flush=True))

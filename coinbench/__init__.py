@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coinbench.artefact import Artefact as Artefact
     from coinbench.coin import CoIN as CoIN
     from coinbench.coin import normalise as normalise
     from coinbench.coin import relevance as relevance
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from coinbench.training import train as train
 
 _HOME = {
+    "artefact": ("Artefact",),
     "coin": ("CoIN", "normalise", "relevance"),
     "concepts": ("Concepts",),
     "config": ("DataConfig", "EvaluationConfig", "MethodConfig", "TrainConfig"),

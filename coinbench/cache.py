@@ -89,6 +89,9 @@ class Cache:
                 partial.mkdir(exist_ok=True)
                 make(log.at(kind, partial))
                 (partial / CHECKPOINT).unlink(missing_ok=True)
+                for leftover in partial.glob(".*"):
+                    # A writer that was killed left its temporary file.
+                    leftover.unlink()
                 os.replace(partial, final)
         return final
 

@@ -25,7 +25,7 @@ class Config(BaseModel):
         return digest(self.key())
 
 
-_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download"})
+_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad"})
 """How often something is written, and where data lie: their fingerprint says what they are."""
 
 
@@ -216,8 +216,6 @@ class Cell(Config):
     metrics: tuple[str, ...]
     seed: int = Field(ge=0)
     variant: str = "default"
-    plugins: tuple[str, ...] = ()
-    """Plug-in files that a worker loads before anything else."""
 
     @field_validator("data", mode="before")
     @classmethod

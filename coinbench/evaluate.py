@@ -10,15 +10,16 @@ from dataclasses import replace
 import torch
 
 from coinbench import records, registry, results
+from coinbench.artefact import fit_rng
 from coinbench.bank import build_bank
 from coinbench.coin import CoIN
-from coinbench.config import Cell
-from coinbench.errors import CoinbenchError, Interrupted
+from coinbench.config import Cell, EvaluationConfig
+from coinbench.errors import CoinbenchError
 from coinbench.exhibits import save_exhibits
 from coinbench.files import write_json
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric
-from coinbench.problem import Problem
+from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
 from coinbench.specs import MethodSpec
@@ -26,11 +27,6 @@ from coinbench.trace import Trace
 
 Failures = dict[str, str]
 """Metric -> why it has no numbers."""
-
-
-def fit_rng(cell: Cell) -> Rng:
-    """Return the source of all draws of a fit, its initialisation included."""
-    return Rng(cell.seed).child("fit", cell.method.name)
 
 
 @torch.no_grad()
@@ -44,7 +40,7 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     if cell.evaluation.limit:
         rows = rng.child("limit").choose(problem.test.index, cell.evaluation.limit)
         problem = replace(problem, test=problem.test.subset(rows))
-    bank = build_bank(coin, problem, problem.train.batches(cell.evaluation.batch, cell.evaluation.workers))
+    bank = build_bank(coin, problem, watched(problem.train, cell.evaluation, log))
     evaluation = Evaluation(
         coin=coin,
         problem=problem,
@@ -52,6 +48,7 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
         rng=rng,
         bank=bank,
         untrained=lambda: spec.build(cell.method, problem, fit_rng(cell)).eval(),
+        log=log,
     )
     failures: Failures = {}
     metrics = {name: registry.METRICS.load(name)(evaluation) for name in cell.metrics}
@@ -66,17 +63,11 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
 def measure(metrics: dict[str, Metric], evaluation: Evaluation, log: Log, failures: Failures) -> list[Score]:
     """Show every batch of the test split to every metric once, then score; records go to samples/."""
     problem, config = evaluation.problem, evaluation.config
-    seen, total = 0, len(problem.test)
-    began = time.monotonic()
-    for batch in problem.test.batches(config.batch, config.workers):
-        log.check()
+    for batch in watched(problem.test, config, log):
         trace = Trace(evaluation.coin, problem, batch)
         for name in [name for name in metrics if name not in failures]:
             with _noting(name, failures):
                 metrics[name].update(trace)
-        seen += len(batch.labels)
-        left = (time.monotonic() - began) / seen * (total - seen)
-        log.progress(seen, total, left, f"{seen} of {total} test images")
     scores: list[Score] = []
     for name in [name for name in metrics if name not in failures]:
         log.check()
@@ -88,15 +79,33 @@ def measure(metrics: dict[str, Metric], evaluation: Evaluation, log: Log, failur
     return scores
 
 
+def watched(split: Split, config: EvaluationConfig, log: Log) -> Iterator[Batch]:
+    """Go through a split with progress and an estimate.
+
+    Raises:
+        Interrupted: asked to stop.
+    """
+    began, seen = time.monotonic(), 0
+    for batch in split.batches(config.batch, config.workers):
+        log.check()
+        yield batch
+        seen += len(batch.labels)
+        left = (time.monotonic() - began) / seen * (len(split) - seen)
+        log.progress(seen, len(split), left, f"{split.name} images")
+
+
 @contextmanager
 def _noting(name: str, failures: Failures) -> Iterator[None]:
-    """Note a metric's failure instead of losing the numbers of the others: metrics may be foreign code."""
+    """Note a metric's failure instead of losing the numbers of the others: metrics may be foreign code.
+
+    What the machine lacks (memory, disk) and a stop are no fault of the metric and end the pass.
+    """
     try:
         yield
-    except Interrupted:
+    except (MemoryError, torch.OutOfMemoryError, OSError, CoinbenchError):
         raise
     except Exception as error:
-        failures[name] = str(error) if isinstance(error, CoinbenchError) else f"{type(error).__name__}: {error}"
+        failures[name] = f"{type(error).__name__}: {error}"
 
 
 def _columns(cell: Cell, problem: Problem) -> dict[str, object]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from coinbench.log import Log
 from coinbench.records import Records as Records
 from coinbench.results import Score
 
@@ -83,6 +85,8 @@ class Evaluation:
     """Concepts, relevances and predictions on the unaugmented training images."""
     untrained: Callable[[], CoIN]
     """Builds the same method at initialisation, the control of metrics that an untrained decoder can pass."""
+    log: Log = field(default_factory=lambda: Log(Path()))
+    """For metrics that work long after the pass: progress, and whether to stop."""
 
 
 class Metric(ABC):

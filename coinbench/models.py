@@ -31,7 +31,7 @@ class Classifier(nn.Module, ABC):
     channels: int
     """Image channels C."""
     tap_names: tuple[str, ...]
-    """Names of `Features.maps`. The first is "block 2", where consistency embeds (paper section 4)."""
+    """Names of `Features.maps`. At the first, block 2 of a ResNet, consistency embeds (paper section 4)."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from coinbench import registry
 from coinbench.errors import UsageError, unknown
 
 Tree = dict[str, Any]
@@ -82,7 +83,16 @@ def _expand(keys: list[str], tree: Tree) -> list[list[str]]:
     if not holders:
         known = sorted({key for config in tree["methods"].values() for key in config})
         raise unknown("key method.", keys[1], known)
+    meanings = {name: _meaning(tree["methods"][name]["name"], keys[1]) for name in holders}
+    if len(set(meanings.values())) > 1:
+        ways = " or ".join(f"methods.{name}.{keys[1]}" for name in holders)
+        raise UsageError(f"--set method.{keys[1]}: means something else in each of {', '.join(holders)}; set {ways}")
     return [["methods", name, *keys[1:]] for name in holders]
+
+
+def _meaning(method: str, key: str) -> str:
+    """Return what a setting says it is: two methods may use one letter for two things, as γ in VisCoIN and FLINT."""
+    return registry.METHODS.load(method).config.model_fields[key].description or key
 
 
 def _put(tree: Tree, keys: list[str], value: Any) -> None:

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from coinbench import registry
 from coinbench.cache import Cache
-from coinbench.config import Cell, Config, DataConfig, Experiment, digest
+from coinbench.config import Cell, Config, DataConfig, Experiment
+from coinbench.digests import cell_digest
 from coinbench.errors import UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
@@ -20,11 +21,10 @@ from coinbench.presets import preset
 class RunConfig(Config):
     """A whole run, resolved: written to config.json before anything runs, and accepted by --config."""
 
-    experiments: dict[str, dict[str, Experiment]]
+    experiments: dict[str, dict[str, Experiment]] = Field(min_length=1)
     """Data set -> variant -> experiment."""
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
-    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def resolve(request: Request) -> RunConfig:
         return _restricted(validate(RunConfig, tree), request)
     for key in tree:
         if key not in _KEYS:
-            raise _unknown_key(request.config, key)
+            raise _unknown_key(request.config, str(key))
     methods = names(request.methods or _text(tree.get("methods")))
     datasets = names(request.datasets or _text(tree.get("dataset")))
     if not datasets:
@@ -189,20 +189,13 @@ class Planned:
 
     @property
     def done(self) -> bool:
-        """Tell whether its results are on disk."""
+        """Tell whether all its numbers are on disk."""
+        return self.measured and not read_json(self.folder / "unavailable.json")
+
+    @property
+    def measured(self) -> bool:
+        """Tell whether it has numbers on disk, if not of every metric."""
         return (self.folder / "results.parquet").is_file()
-
-
-def cell_digest(cell: Cell) -> str:
-    """Return 16 hex digits of all that determines the numbers of a cell."""
-    versions = {spec.name: spec.version for metric in cell.metrics for spec in registry.METRICS.load(metric).specs}
-    return digest(fit_digest(cell), cell.evaluation.key(), versions)
-
-
-def fit_digest(cell: Cell) -> str:
-    """Return 16 hex digits of all that determines the trained network of a cell."""
-    key = cell.key()
-    return digest({part: key[part] for part in ("data_fingerprint", "data", "problem", "method", "seed")})
 
 
 def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
@@ -229,7 +222,6 @@ def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
                         metrics=config.metrics,
                         seed=seed,
                         variant=variant,
-                        plugins=config.plugins,
                     )
                     name = cell_digest(cell)
                     planned.append(Planned(cell, name, out / "cells" / name))

@@ -12,6 +12,7 @@ from coinbench import registry, weights
 from coinbench.cache import Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
 from coinbench.data.source import SPLITS, Source, pixels
+from coinbench.digests import classifier_digest, generator_digest
 from coinbench.log import Log
 from coinbench.models import Classifier, channels_last
 from coinbench.networks.lenet import LeNet
@@ -69,7 +70,6 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     source = open_source(cell.data, cache)
     log.at("data", cache.root).say(f"{cell.dataset}: {len(source.labels)} images at {cell.data.size} px")
     train_split, val, test = (load_split(name, cell.data, source, cache, device) for name in SPLITS)
-    seen = digest(source.fingerprint, cell.data.key())
     size, channels, n_classes = cell.data.size, source.channels, len(source.card.class_names)
 
     classifier = build_classifier(cell.problem.classifier, n_classes, channels, size).to(device)
@@ -81,13 +81,13 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     stages = [
         _Stage(
             "classifier",
-            digest(seen, cell.problem.classifier.key()),
+            classifier_digest(cell),
             classifier,
             lambda log: fit_classifier(classifier, cell.problem.classifier, train_split, log),
         ),
         _Stage(
             "generator",
-            digest(seen, cell.problem.generator.key()),
+            generator_digest(cell),
             generator,
             lambda log: spec.fit(cell.problem.generator, generator, train_split, rng, log),
         ),

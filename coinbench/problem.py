@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from coinbench.models import Classifier, ImageGenerator
@@ -152,6 +152,11 @@ class Problem:
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All frozen networks, which a method's own weights do not include."""
+        return self.classifier, self.generator, self.perceptual
 
     @property
     def n_classes(self) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from coinbench import reports, results
 from coinbench.cache import Cache
+from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
 from coinbench.executors.local import LocalExecutor, Outcome
 from coinbench.files import read_json, write_json
 from coinbench.outfolder import locked, record
-from coinbench.plan import Planned, RunConfig, cells, fit_digest
+from coinbench.plan import Planned, RunConfig, cells
 from coinbench.progress import Display
 
 
@@ -29,10 +30,15 @@ class Finished:
 
     @property
     def exit_code(self) -> int:
-        """0 all complete, 1 some cell failed or some metric unavailable, 130 interrupted (docs/exit-codes.md)."""
-        if any(outcome.exit_code == 130 for outcome in self.outcomes.values()):
-            return 130
-        return int(bool(self.unavailable) or any(outcome.exit_code for outcome in self.outcomes.values()))
+        """0 all complete, 1 some cell failed or some metric unavailable, 130 interrupted (docs/exit-codes.md).
+
+        Where nothing but wrong settings (2) or wrong data (4) made cells fail, it is their code.
+        """
+        codes = {outcome.exit_code for outcome in self.outcomes.values()} - {0}
+        failed = codes - {130}
+        if failed:
+            return failed.pop() if len(failed) == 1 else 1
+        return 130 if codes else int(bool(self.unavailable))
 
 
 def run(
@@ -59,7 +65,7 @@ def run(
         write_json(out / "plan.json", {"cells": [cell.digest for cell in planned]})
         outcomes = executor.run(planned, display)
         unavailable = collect(planned, out)
-        if any(cell.done for cell in planned):
+        if any(cell.measured for cell in planned):
             display.say("writing tables, figures and report")
             reports.report(out)
     return Finished(out, outcomes, planned, unavailable)
@@ -71,7 +77,7 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
 
     tables, unavailable = [], {}
     for cell in planned:
-        if not cell.done:
+        if not cell.measured:
             continue
         table = results.read(cell.folder)
         tables.append(table.assign(run=out.name, cell=cell.digest, variant=cell.cell.variant))
@@ -103,5 +109,5 @@ def _forget(planned: list[Planned], cache: Cache) -> None:
     """Drop what was trained and measured of cells, so that the run makes it anew."""
     for cell in planned:
         cache.drop("fit", fit_digest(cell.cell))
-        cache.drop("evaluate", cell.digest)
+        cache.drop("evaluate", evaluate_digest(cell.cell))
         shutil.rmtree(cell.folder, ignore_errors=True)

@@ -6,42 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from coinbench import records, registry, reports, results
-from coinbench.errors import DataError, UsageError
+from coinbench.errors import DataError
+from coinbench.outfolder import locked
 from coinbench.plan import names, read_cell
 
 
 def rescore(out: Path, metrics: str | None, bootstrap: int | None) -> None:
-    """Replace the rows of the named metrics (default: all that have records) in every cell and in the run.
+    """Replace the rows of the named metrics (default: all that have records) in the results of a run.
+
+    The cells keep theirs: the next `coinbench run` collects those again.
 
     Raises:
         DataError: the folder is no run, or a cell has no records of a metric.
-        UsageError: an unknown metric.
+        UsageError: an unknown metric, or a run is using the folder.
     """
     import pandas as pd
 
     chosen = names(metrics)
     for name in chosen:
         registry.METRICS.check(name)
-    run = results.read(out)
-    tables = []
-    for folder in sorted(path.parent for path in (out / "cells").glob("*/results.parquet")):
-        if folder.name not in set(run["cell"]):
-            continue
-        cell = read_cell(folder / "cell.json")
-        table = results.read(folder)
-        for name in chosen or cell.metrics:
-            path = folder / "samples" / f"{name}.parquet"
-            if not path.is_file():
-                if chosen:
+    rows = results.read(out)
+    with locked(out):
+        tables = []
+        for digest, table in rows.groupby("cell", sort=False):
+            folder = out / "cells" / str(digest)
+            cell = read_cell(folder / "cell.json")
+            for name in chosen or cell.metrics:
+                path = folder / "samples" / f"{name}.parquet"
+                if path.is_file():
+                    table = _replaced(table, name, path, cell.evaluation, bootstrap)
+                elif chosen:
                     raise DataError(f"{folder}: no records of {name!r}; run with --metrics {name} first")
-                continue
-            table = _replaced(table, name, path, cell.evaluation, bootstrap)
-        results.write(table, folder)
-        tables.append(table.assign(run=out.name, cell=folder.name))
-    if not tables:
-        raise UsageError(f"{out}: no finished cell there")
-    results.write(pd.concat(tables, ignore_index=True), out)
-    reports.report(out)
+            tables.append(table)
+        results.write(pd.concat(tables, ignore_index=True), out)
+        reports.report(out)
 
 
 def _replaced(table: Any, name: str, path: Path, config: Any, bootstrap: int | None) -> Any:

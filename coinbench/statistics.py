@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals over samples (docs/metrics.md 10; Efron and Tibshirani 1993, chapter 13), in float64."""
+"""Percentile bootstrap intervals over samples, in float64 (docs/metrics.md 10; Efron and Tibshirani 1993, ch. 13)."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def summarise(
     arm: str = "method",
     params: str = "",
     n: int | None = None,
+    detail: str = "",
 ) -> Score:
     """Return the row of `statistic` over the samples of `values`, with its 95 % bootstrap interval.
 
@@ -92,6 +93,7 @@ def summarise(
         arm: "method" or a control.
         params: settings of the number.
         n: number reported as n; default the rows of `values`.
+        detail: settings that belong to the protocol.
     """
     values = np.asarray(values, dtype=np.float64)
     draws = bootstrap(values, statistic, Rng(config.seed).child("bootstrap"), config.bootstrap)
@@ -101,4 +103,5 @@ def summarise(
         n=len(values) if n is None else n,
         arm=arm,
         params=params,
+        detail=detail,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coinbench import results
-from coinbench.plan import Planned, fit_digest
+from coinbench.digests import fit_digest
+from coinbench.plan import Planned
 from coinbench.reports import tables
 
 if TYPE_CHECKING:
@@ -68,34 +69,47 @@ def as_json(finished: Finished) -> str:
 
 
 def plan_rows(planned: list[Planned], cache: Cache) -> list[dict[str, Any]]:
-    """Return a row per cell: what is done, what is cached, how many steps are left."""
-    rows = []
+    """Return a row per cell: what of f, G, fit and evaluation is there, and how many steps are left to train."""
+    rows, counted = [], set()
     for cell in planned:
-        fit = fit_digest(cell.cell)
-        state = "to train"
-        if cache.has("fit", fit):
-            state = "cached"
-        elif cache.path("fit", f"{fit}.partial").is_dir():
-            state = "begun"
+        config = cell.cell
+        stages = {
+            "classifier": (classifier_digest(config), config.problem.classifier.train.steps),
+            "generator": (generator_digest(config), config.problem.generator.train.steps),
+            "fit": (fit_digest(config), config.method.train.steps),
+        }
+        states = {kind: _state(cache, kind, key) for kind, (key, _) in stages.items()}
+        # Cells share f and G: the first that needs one trains it.
+        missing = [(key, steps) for kind, (key, steps) in stages.items() if states[kind] != "cached"]
+        steps = sum(steps for key, steps in missing if key not in counted and not cell.done)
+        counted |= {key for key, _ in missing}
         rows.append(
             {
                 "cell": cell.digest,
                 "label": cell.label,
-                "fit": "done" if cell.done else state,
-                "steps": 0 if cell.done or state == "cached" else cell.cell.method.train.steps,
-                "evaluate": "done" if cell.done or cache.has("evaluate", cell.digest) else "to do",
-                "metrics": list(cell.cell.metrics),
+                **states,
+                "steps": steps,
+                "evaluate": "done" if cell.done else _state(cache, "evaluate", evaluate_digest(config)),
+                "metrics": list(config.metrics),
             }
         )
     return rows
 
 
+def _state(cache: Cache, kind: str, key: str) -> str:
+    if cache.has(kind, key):
+        return "cached"
+    return "begun" if cache.path(kind, f"{key}.partial").is_dir() else "to do"
+
+
 def plan_text(rows: list[dict[str, Any]]) -> str:
     """Return the rows of a plan as a table."""
     width = max((len(row["label"]) for row in rows), default=4)
-    lines = [f"{'cell':<{width}}  {'digest':<16}  {'fit':<8}  {'steps':>7}  evaluate"]
+    lines = [f"{'cell':<{width}}  {'digest':<16}  {'f':<6}  {'G':<6}  {'fit':<6}  {'steps':>7}  evaluate"]
     lines += [
-        f"{row['label']:<{width}}  {row['cell']}  {row['fit']:<8}  {row['steps']:>7}  {row['evaluate']}" for row in rows
+        f"{row['label']:<{width}}  {row['cell']}  {row['classifier']:<6}  {row['generator']:<6}  {row['fit']:<6}  "
+        f"{row['steps']:>7}  {row['evaluate']}"
+        for row in rows
     ]
     left = sum(row["evaluate"] != "done" for row in rows)
-    return "\n".join([*lines, f"{len(rows)} cells, {left} to run"])
+    return "\n".join([*lines, f"{len(rows)} cells, {left} to run, {sum(row['steps'] for row in rows)} steps to train"])

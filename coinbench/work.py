@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from coinbench import provenance, registry, weights
+from coinbench import registry
+from coinbench.artefact import Artefact, fit_rng, load_coin, origin, save_coin
 from coinbench.cache import Cache
-from coinbench.coin import CoIN
 from coinbench.config import Cell
-from coinbench.errors import CoinbenchError, DataError, UsageError
-from coinbench.evaluate import evaluate, fit_rng
-from coinbench.files import read_json, write_json
+from coinbench.digests import cell_digest, evaluate_digest, fit_digest
+from coinbench.errors import DataError, UsageError
+from coinbench.evaluate import evaluate
+from coinbench.files import read_json
 from coinbench.log import Log
-from coinbench.models import channels_last
-from coinbench.plan import Planned, cell_digest, fit_digest
-from coinbench.pretrain import WEIGHTS, load_problem
-from coinbench.problem import Problem
+from coinbench.plan import Planned
+from coinbench.pretrain import load_problem
 from coinbench.specs import MethodSpec
 
 
@@ -66,64 +62,19 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
     if problem.fingerprints["data"] != cell.data_fingerprint:
         raise DataError(f"{cell.dataset}: the data changed while the run was going on; run the same command again")
 
-    fitted = cache.stage("fit", fit_digest(cell), lambda log: _fit(cell, spec, problem, log), log)
-    coin = _load(cell, spec, problem, fitted)
-    measured = cache.stage("evaluate", planned.digest, lambda log: evaluate(coin, spec, problem, cell, log), log)
-    _assemble(planned, fitted, measured, _provenance(spec, problem, device))
+    def fit(log: Log) -> None:
+        coin = spec.fit(cell.method, problem, fit_rng(cell), log)
+        save_coin(coin, problem, log.folder, cell.method.name)
 
-
-def _shared(problem: Problem) -> tuple[torch.nn.Module, ...]:
-    return problem.classifier, problem.generator, problem.perceptual
-
-
-def _fit(cell: Cell, spec: MethodSpec, problem: Problem, log: Log) -> None:
-    coin = spec.fit(cell.method, problem, fit_rng(cell), log)
-    weights.save(coin, log.folder / WEIGHTS, _shared(problem), method=cell.method.name)
-
-
-def _load(cell: Cell, spec: MethodSpec, problem: Problem, folder: Path) -> CoIN:
+    fitted = cache.stage("fit", fit_digest(cell), fit, log)
     # Loaded even right after training, so that a fresh run and a cached one measure the same tensors.
-    coin = spec.build(cell.method, problem, fit_rng(cell))
-    weights.load(coin, folder / WEIGHTS, _shared(problem))
-    channels_last(coin)
-    return coin.eval()
-
-
-def _assemble(planned: Planned, fitted: Path, measured: Path, origin: dict[str, object]) -> None:
-    """Make the cell's folder beside and rename it, so that it is whole or not there."""
-    partial = planned.folder.with_name(f".{planned.digest}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for source in (fitted, measured):
-            shutil.copytree(source, partial, dirs_exist_ok=True)
-        write_json(partial / "cell.json", planned.cell.model_dump(mode="json"))
-        write_json(partial / "provenance.json", {**origin, "seconds": _seconds(partial)})
-        shutil.rmtree(planned.folder, ignore_errors=True)
-        os.replace(partial, planned.folder)
-    except OSError as error:
-        raise CoinbenchError(
-            f"{planned.folder}: cannot be written ({error.strerror}); free space or choose another --out"
-        ) from error
-
-
-def _provenance(spec: MethodSpec, problem: Problem, device: torch.device) -> dict[str, object]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {
-        "title": spec.title,
-        "device": name if device.type == "cpu" else f"{name} ({device})",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": provenance.git_state(provenance.here()),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(torch.get_num_threads()),
-        "fingerprints": problem.fingerprints,
-    }
-
-
-def _seconds(folder: Path) -> dict[str, float | None]:
-    log = folder / "train.csv"
-    last = log.read_text(encoding="utf-8").splitlines()[-1].split(",") if log.is_file() else []
-    return {"fit": float(last[1]) if last else None, **read_json(folder / "seconds.json")}
+    coin = load_coin(cell, problem, fitted)
+    key = evaluate_digest(cell)
+    measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, log), log)
+    Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
+    if read_json(measured / "unavailable.json"):
+        # The same command tries again what has no numbers.
+        cache.drop("evaluate", key)
 
 
 def planned_from(cell: Cell, folder: Path) -> Planned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,8 +56,10 @@ def _fail(log: Log, events: bool, message: str, code: int) -> None:
 
 
 def _say_json(event: Event) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+    # When the executor is gone, `_watch_parent` stops the work; until then there is nobody to tell.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 def _say_plain(event: Event) -> None:

@@ -35,9 +35,9 @@ class FLINTConfig(MethodConfig):
 
     name: str = "flint"
     K: int = Field(default=256, ge=2, le=4096)
-    """Number of attributes (J in FLINT's paper)."""
+    """Number of concepts."""
     channels: int = Field(default=512, ge=4, le=2048)
-    """Channels that Ψ makes of each tap."""
+    """Channels that Ψ makes of each tap (paper: 512)."""
     side: int = Field(default=3, ge=1, le=16)
     """Maps are pooled to side x side before the layer that makes scalars."""
     decoder: int = Field(default=128, ge=4, le=1024)
@@ -156,7 +156,7 @@ def fit(config: FLINTConfig, problem: Problem, rng: Rng, log: Log) -> FLINT:
         images = problem.train.draw(step, config.train.batch, rng.child("data")).images
         return losses(coin, problem, images, step / micro_steps)
 
-    train(coin, loss, config.train, log, (problem.classifier, problem.generator, problem.perceptual))
+    train(coin, loss, config.train, log, problem.networks)
     return coin
 
 

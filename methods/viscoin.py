@@ -57,8 +57,8 @@ class VisCoINConfig(MethodConfig):
     """Weight of L_orth(Ψ) (eq. 4; paper: 1)."""
     latent: float = Field(default=1.0, ge=0)
     """Weight of ‖w_x − w̄‖²₂ (eq. 4; paper: 1)."""
-    synthetic: int = Field(default=8, ge=0)
-    """Images sampled from G in a step, beside `train.batch` real ones (paper: 8 and 8)."""
+    synthetic: int | None = Field(default=None, ge=0)
+    """Images sampled from G in a step; default: as many as real ones (paper: 8 and 8)."""
 
 
 def support_styles(n_styles: int) -> frozenset[int]:
@@ -176,16 +176,17 @@ def build(config: VisCoINConfig, problem: Problem, rng: Rng) -> VisCoIN:
 def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
     """Train Ψ, Θ and Ω together; f and G stay frozen."""
     coin = build(config, problem, rng)
+    n_sampled = config.train.batch if config.synthetic is None else config.synthetic
 
     def loss(step: int) -> dict[str, Tensor]:
         images = problem.train.draw(step, config.train.batch, rng.child("data")).images
-        if config.synthetic:
+        if n_sampled:
             with torch.no_grad():
-                w = problem.generator.sample(config.synthetic, rng.child("synthetic", step))
+                w = problem.generator.sample(n_sampled, rng.child("synthetic", step))
                 images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
         return losses(coin, problem, images)
 
-    shared = (problem.classifier, problem.generator, problem.perceptual)
+    shared = problem.networks
     train(coin, loss, config.train, log, shared)
     return coin
 

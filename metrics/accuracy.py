@@ -115,6 +115,7 @@ class Accuracy(Metric):
             "f": trace.features.logits.argmax(1),
             "g_reconstruction": trace.logits_of_reconstruction.argmax(1),
             "probability": trace.probability(trace.logits_of_reconstruction.double()),
+            "uniform": torch.full_like(trace.logits[:, 0], 1 / trace.logits.shape[1], dtype=torch.float64),
         }
         self._parts.append({name: value.cpu().numpy() for name, value in columns.items()})
 
@@ -124,15 +125,18 @@ class Accuracy(Metric):
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
-        """Return the five numbers, with the chance level of accuracy and agreement."""
+        """Return the five numbers, each with its chance level."""
         label, f, g = records["label"], records["f"], records["g"]
         chance = hits(np.full_like(label, majority(label)), label)
         return [
             summarise(ACCURACY, hits(g, label), config),
             summarise(ACCURACY, chance, config, arm="chance"),
             summarise(ACCURACY_F, hits(f, label), config),
+            summarise(ACCURACY_F, chance, config, arm="chance"),
             summarise(AGREEMENT, hits(g, f), config),
             AGREEMENT.score(chance_agreement(g, f), n=len(g), arm="chance"),
             summarise(ACCURACY_RECONSTRUCTION, hits(records["g_reconstruction"], label), config),
+            summarise(ACCURACY_RECONSTRUCTION, chance, config, arm="chance"),
             summarise(PROBABILITY_RECONSTRUCTION, records["probability"], config),
+            summarise(PROBABILITY_RECONSTRUCTION, records["uniform"], config, arm="chance"),
         ]

@@ -34,8 +34,8 @@ _FOLDS = 5
 _IMAGES = (
     "per concept k, training and test split apart: classes by falling r_{k,c} > 0 until N images are predicted as "
     "one of them, of these the N with the largest pooled_k; x⁺: all cells of φ_k set to λ times that largest value, "
-    "x⁻: φ_k = 0, the rest and Φ′ untouched; embedding: spatial mean of tap "
-    '"block 2" of the classifier f shared by all methods'
+    "x⁻: φ_k = 0, the rest and Φ′ untouched; embedding: spatial mean of the "
+    "first tap (block 2 of a ResNet, convolution 2 of a LeNet) of the classifier f shared by all methods"
 )
 _MEAN = "mean over concepts; 95 % percentile bootstrap over concepts"
 
@@ -48,8 +48,8 @@ CONSISTENCY = MetricSpec(
     source="paper section 4, tables 1b and 8; docs/metrics.md 3",
     protocol=(
         f"{_IMAGES}; linear SVM without scaling, C by 5-fold cross-validation on the training pairs (first best), "
-        "folds as configured (a pair in one fold by default), accuracy on the test pairs; dead concepts (fewer than "
-        f"10 images or nothing active in a split) score 0.5; {_MEAN}"
+        "folds = pairs: a pair in one fold, paper: plain stratified; accuracy on the test pairs; dead concepts (fewer "
+        f"than 10 images or nothing active in a split) score 0.5; {_MEAN}"
     ),
     null=(
         "permuted: training labels permuted, C as for the true labels, mean over draws: 0.5; "
@@ -364,22 +364,24 @@ class Consistency(Metric):
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
-        """Return the mean over concepts and each concept's score, the shift, and the share of dead concepts."""
+        """Return means over concepts, each concept's score and shift, and the share of dead concepts."""
+        costs = ", ".join(f"{cost:g}" for cost in config.svm_c)
+        detail = f"N = {config.consistency_images}, folds = {config.folds}, C in {{{costs}}}"
         rows = []
         for lam in config.lambdas:
             params = f"lambda={lam:g}"
             for arm in ("method", "permuted", "untrained"):
                 here = (records["arm"] == arm) & (records["lambda"] == lam)
                 of = {name: column[here] for name, column in records.items()}
-                rows.append(summarise(CONSISTENCY, of["score"], config, arm=arm, params=params))
-                if arm == "permuted":
-                    continue
-                rows.append(summarise(SHIFT, of["shift"], config, arm=arm, params=params))
-                rows += [
-                    CONSISTENCY.score(value, n=int(n), arm=arm, params=params, subject=f"concept:{k}")
-                    for k, value, n in zip(of["concept"], of["score"], of["images"], strict=True)
-                ]
+                said = f"{detail}, {config.permutations} permutations" if arm == "permuted" else detail
+                # The permuted labels belong to the same images: their shift is the method's.
+                for spec, column in ((CONSISTENCY, "score"), (SHIFT, "shift"))[: 1 if arm == "permuted" else 2]:
+                    rows.append(summarise(spec, of[column], config, arm=arm, params=params, detail=said))
+                    rows += [
+                        spec.score(value, n=int(n), arm=arm, params=params, subject=f"concept:{k}", detail=said)
+                        for k, value, n in zip(of["concept"], of[column], of["images"], strict=True)
+                    ]
         for arm in ("method", "untrained"):
             here = (records["arm"] == arm) & (records["lambda"] == config.lambdas[0])
-            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm))
+            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail))
         return rows

@@ -162,5 +162,6 @@ class Faithfulness(Metric):
                     # [image, draw]: the draws of an image are resampled with it.
                     values = records[column][here].reshape(draws, -1).T
                     params = f"tau={tau:g}"
-                    rows.append(summarise(spec, values, config, statistic, arm=arm, params=params))
+                    detail = f"{config.random_draws} random draws"
+                    rows.append(summarise(spec, values, config, statistic, arm=arm, params=params, detail=detail))
         return rows

@@ -1,4 +1,4 @@
-"""PD-p: distance of the reconstruction under the perceptual net p (docs/metrics.md 4; takes LPIPS's place, is not LPIPS)."""
+"""PD-p: distance of x̃ to x under the perceptual net p; it takes LPIPS's place and is not LPIPS (docs/metrics.md 4)."""
 
 from __future__ import annotations
 

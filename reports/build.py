@@ -38,7 +38,7 @@ def report(folder: Path, titles: Mapping[str, str] | None = None) -> ReportFiles
 
     run = read_folder(folder)
     titles = titles or titles_of(folder)
-    tables = build_tables(run.records, titles, run.keys())
+    tables = build_tables(run.records, titles, run.keys(), run)
     plots = figures.plots(run, titles)
     written = [path for table in tables for path in write_table(table, folder / "tables")]
     drawn = [path for plot in plots for path in figures.save(plot, folder / "figures")]

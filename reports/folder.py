@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,8 @@ class CellFolder:
     """complete, incomplete (some metric is unavailable), failed or unfinished."""
     error: str
     provenance: Mapping[str, Any]
+    steps: int | None = None
+    """Optimiser steps of its training."""
 
     @property
     def name(self) -> str:
@@ -135,6 +137,22 @@ def read_folder(path: Path) -> RunFolder:
     return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
 
 
+def budget(run: RunFolder, series: Sequence[Series]) -> str:
+    """Return how long each method trained: which budget a comparison has (docs/metrics.md 5)."""
+    said = []
+    for dataset in sorted({cell.dataset for cell in run.cells}):
+        spent = []
+        for one in series:
+            key = (dataset, one.method, one.variant)
+            cells = [c for c in run.cells if (c.dataset, c.method, c.variant) == key and c.steps]
+            logs = [c.provenance.get("seconds") for c in cells]
+            seconds = [log["fit"] for log in logs if isinstance(log, dict) and log.get("fit")]
+            if seconds:
+                spent.append(f"{one.title} {cells[0].steps} steps in {sum(seconds) / len(seconds):.0f} s")
+        said += [f"{dataset}: {', '.join(spent)}"] if spent else []
+    return f"Training, mean over seeds: {'; '.join(said)}." if said else ""
+
+
 def titles_of(path: Path) -> dict[str, str]:
     """Return the names of methods in tables, as the cells of a run folder recorded them."""
     folders = sorted(file.parent for file in (path / "cells").glob("*/provenance.json"))
@@ -174,6 +192,7 @@ def _read_cell(path: Path, measured: set[str]) -> CellFolder:
         status=status,
         error=str(error.get("error", "")),
         provenance=load(path / "provenance.json"),
+        steps=method.get("train", {}).get("steps") if isinstance(method, dict) else None,
     )
 
 

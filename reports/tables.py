@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinbench.errors import DataError
-from coinbench.reports.folder import Record, Series, read_folder, records_of, series_of, titles_of
+from coinbench.reports.folder import Record, RunFolder, Series, budget, read_folder, records_of, series_of, titles_of
 from coinbench.reports.layout import (
     Column,
     Entry,
@@ -51,6 +52,7 @@ def build_tables(
     records: Sequence[Record],
     titles: Mapping[str, str] | None = None,
     expected: Iterable[tuple[str, str]] = (),
+    run: RunFolder | None = None,
 ) -> list[Table]:
     """Return the five tables; one that nothing was measured for has no rows.
 
@@ -58,6 +60,7 @@ def build_tables(
         records: the rows of results.
         titles: names of methods, in the order given.
         expected: each (method, variant) that has a column even where all of its cells failed.
+        run: whose training budget the captions name.
 
     Raises:
         DataError: no row holds a number.
@@ -67,7 +70,9 @@ def build_tables(
         raise DataError("the results hold no number: no cell came to its evaluation; run them again")
     series = series_of(numbers.keys() | set(expected), titles)
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
-    return [builder(numbers, series) for builder in builders]
+    spent = budget(run, series) if run else ""
+    tables = [builder(numbers, series) for builder in builders]
+    return [replace(t, notes=(*t.notes, spent)) if spent and t.rows else t for t in tables]
 
 
 def print_tables(run: Path | pd.DataFrame, titles: Mapping[str, str] | None = None) -> str:
@@ -78,7 +83,7 @@ def print_tables(run: Path | pd.DataFrame, titles: Mapping[str, str] | None = No
     """
     if isinstance(run, Path):
         folder = read_folder(run)
-        tables = build_tables(folder.records, titles or titles_of(run), folder.keys())
+        tables = build_tables(folder.records, titles or titles_of(run), folder.keys(), folder)
     else:
         tables = build_tables(records_of(run), titles)
     return "\n".join(to_markdown(table, terminal=True) for table in tables)
@@ -126,10 +131,6 @@ def _table(
 
 def _methods(series: Sequence[Series]) -> list[Column]:
     return [Column(title=one.title, series=one) for one in series]
-
-
-def _percent(unit: str) -> float:
-    return 100.0 if unit in ("", "fraction", "%") else 1.0
 
 
 def _accuracy(numbers: Numbers, series: Sequence[Series]) -> Table:

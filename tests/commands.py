@@ -65,8 +65,8 @@ def in_process(capfd: pytest.CaptureFixture[str], *words: object) -> Ran:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """The environment of a command in another process: one thread, no colours, no cache of the user's."""
-    return {**os.environ, "COINBENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    """The environment of a command in another process: the CPU, no colours, no cache of the user's."""
+    return {**os.environ, "COINBENCH_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": "", "NO_COLOR": "1"}
 
 
 def start(folder: Path, *words: object) -> subprocess.Popen[str]:

@@ -165,7 +165,7 @@ class _Worker:
         self.cell.folder.with_name(f"{self.cell.digest}.json").unlink(missing_ok=True)
         if code == 0:
             return Outcome(0, seconds)
-        if code == 130 or interrupted:
+        if code == 130 or (interrupted and code < 0):
             return Outcome(130, seconds, "interrupted; the same command resumes")
         error = self.error
         if not error and code < 0:
@@ -177,4 +177,4 @@ class _Worker:
         write_json(self.cell.folder / "error.json", {"error": error, "exit": code})
         if self.complaint:
             (self.cell.folder / "stderr.txt").write_text("".join(self.complaint), encoding="utf-8")
-        return Outcome(1, seconds, f"failed: {error}")
+        return Outcome(code if code in (2, 4) else 1, seconds, f"failed: {error}")

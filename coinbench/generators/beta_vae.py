@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coinbench.config import GeneratorConfig
-from coinbench.errors import UsageError
 from coinbench.log import Log
 from coinbench.models import ImageGenerator
 from coinbench.problem import Split
@@ -25,15 +24,12 @@ class BetaVAE(ImageGenerator):
     mean: Tensor
 
     def __init__(self, size: int, channels: int, latent: int, width: int) -> None:
-        """Make encoder and decoder for `size` pixels, a power of two times 4 to 7."""
+        """Make encoder and decoder for `size` pixels."""
         super().__init__()
         depth = int(math.log2(size // 4))
-        seed = size // 2**depth
-        if seed * 2**depth != size:
-            raise UsageError(
-                f"generator beta_vae: size {size} is not 4..7 times a power of two; set data.size to "
-                f"{2 ** round(math.log2(size))}"
-            )
+        # Sizes between two powers of two are drawn larger and cut.
+        seed = math.ceil(size / 2**depth)
+        self.size = size
         self.w_dim = latent
         self.channels = channels
         self.register_buffer("mean", torch.zeros(latent))
@@ -43,7 +39,7 @@ class BetaVAE(ImageGenerator):
             encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]
         self.encoder = nn.Sequential(*encoder, nn.Flatten())
         top = widths[-1]
-        self.moments = nn.Linear(top * seed * seed, 2 * latent)
+        self.moments = nn.Linear(top * (size // 2**depth) ** 2, 2 * latent)
         decoder: list[nn.Module] = [
             nn.Linear(latent, top * seed * seed),
             nn.ReLU(),
@@ -61,7 +57,7 @@ class BetaVAE(ImageGenerator):
 
     def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Decode latents."""
-        return self.decoder(w[:, 0])
+        return self.decoder(w[:, 0])[..., : self.size, : self.size]
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Draw from the prior N(0, 1)."""

@@ -18,7 +18,7 @@ from coinbench.rng import Rng
 
 
 class PerceptualNet(nn.Module):
-    """Four stride-2 convolutions; features after each; frozen."""
+    """Four convolutions, all but the first with stride 2; features after each; frozen."""
 
     def __init__(self, channels: int, width: int, rng: Rng) -> None:
         """Draw the weights from `rng` (He initialisation)."""

@@ -1,0 +1,67 @@
+"""What determines the numbers of each stage, as digests: the keys of the cache and the names of cells.
+
+A key holds data, settings, seed and code; it leaves out where data lie, how often something is logged, and the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from coinbench import registry
+from coinbench.config import Cell, digest
+
+_TRAINING = ("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py")
+"""Source files of this package, besides its version, on which every trained network depends."""
+
+
+def classifier_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines f."""
+    return digest(_seen(cell), cell.problem.classifier.key(), _core())
+
+
+def generator_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines G."""
+    spec = registry.GENERATORS.load(cell.problem.generator.net)
+    return digest(_seen(cell), cell.problem.generator.key(), _core(), _source(spec.fit))
+
+
+def fit_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines the trained network of a cell."""
+    spec = registry.METHODS.load(cell.method.name)
+    networks = (classifier_digest(cell), generator_digest(cell), cell.problem.perceptual.key())
+    return digest(networks, cell.method.key(), cell.seed, _source(spec.fit))
+
+
+def evaluate_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines the numbers of a cell; a metric's code counts by its version."""
+    versions = {spec.name: spec.version for metric in cell.metrics for spec in registry.METRICS.load(metric).specs}
+    return digest(fit_digest(cell), cell.evaluation.key(), versions)
+
+
+def cell_digest(cell: Cell) -> str:
+    """Return the name of a cell's folder: its numbers, and as what they are listed."""
+    return digest(evaluate_digest(cell), cell.dataset, cell.variant)
+
+
+def _seen(cell: Cell) -> Any:
+    return cell.data_fingerprint, cell.data.key()
+
+
+@cache
+def _core() -> str:
+    """Return the digest of the version and the sources of training."""
+    root = Path(__file__).parent
+    files = sorted(path for pattern in _TRAINING for path in root.glob(pattern))
+    return digest(version("coinbench"), [hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """Return the digest of the file that defines `function`: a changed method is trained anew."""
+    file = inspect.getsourcefile(function)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
