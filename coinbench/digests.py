@@ -63,5 +63,5 @@ def _core() -> str:
 
 def _source(function: Callable[..., Any]) -> str:
     """Return the digest of the file that defines `function`: a changed method is trained anew."""
-    file = inspect.getsourcefile(function)
+    file = inspect.getsourcefile(inspect.unwrap(function))
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coinbench import results
-from coinbench.digests import fit_digest
+from coinbench.digests import classifier_digest, evaluate_digest, fit_digest, generator_digest
 from coinbench.plan import Planned
 from coinbench.reports import tables
 

@@ -14,14 +14,13 @@ from pydantic import ValidationError
 from coinbench import registry
 from coinbench.cache import Cache
 from coinbench.config import Cell, EvaluationConfig, TrainConfig
+from coinbench.digests import cell_digest, classifier_digest, evaluate_digest, fit_digest
 from coinbench.errors import CoinbenchError
 from coinbench.metrics.accuracy import Accuracy
 from coinbench.plan import (
     Request,
     RunConfig,
-    cell_digest,
     cells,
-    fit_digest,
     read_cell,
     resolve,
 )
@@ -53,8 +52,6 @@ def changed(cell: Cell, path: str, value: Any) -> Cell:
         ("method.train.checkpoint_seconds", 1.5),
         ("problem.classifier.train.log_every", 17),
         ("evaluation.workers", 2),
-        ("variant", "other"),
-        ("dataset", "renamed"),
     ],
 )
 def test_what_changes_no_number_changes_no_digest(path: str, value: Any) -> None:
@@ -191,3 +188,21 @@ def test_configurations_are_frozen_and_refuse_unknown_keys() -> None:
         config.steps = 4
     with pytest.raises(ValidationError, match="Extra inputs"):
         EvaluationConfig.model_validate({"batches": 3})
+
+
+@pytest.mark.parametrize(("path", "value"), [("variant", "other"), ("dataset", "renamed")])
+def test_a_cell_of_another_name_has_a_folder_of_its_own_and_shares_its_numbers(path: str, value: str) -> None:
+    cell = tiny.make_cell()
+    other = changed(cell, path, value)
+    assert cell_digest(other) != cell_digest(cell)
+    assert evaluate_digest(other) == evaluate_digest(cell)
+
+
+def test_a_changed_source_of_a_method_is_trained_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = tiny.make_cell("flint")
+    before = fit_digest(cell), classifier_digest(cell), fit_digest(tiny.make_cell("viscoin"))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#" * (self.name == "flint.py"))
+    after = fit_digest(cell), classifier_digest(cell), fit_digest(tiny.make_cell("viscoin"))
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]

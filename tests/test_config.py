@@ -92,7 +92,8 @@ def test_later_settings_win() -> None:
         ("evaluation.taus=[]", ["evaluation.taus", "one or more"]),
         ("evaluation.taus=[0.1, 0.1]", ["evaluation.taus", "different"]),
         ("evaluation.bootstrap=.nan", ["evaluation.bootstrap"]),
-        ("method.gamma=.inf", ["gamma", "finite"]),
+        ("methods.viscoin.gamma=.inf", ["gamma", "finite"]),
+        ("method.gamma=0.2", ["means something else", "methods.viscoin.gamma or methods.flint.gamma"]),
         ("problem.generator.net=stylegan9", ["stylegan9", "beta_vae"]),
         ("problem.classifier.net=alexnet", ["problem.classifier.net", "resnet"]),
         ("method.train.optimiser=lion", ["optimiser", "adam"]),
@@ -104,7 +105,7 @@ def test_later_settings_win() -> None:
         ("data..size=5", ["expected path=value"]),
         ("data.size=[1", ["not readable"]),
         ("data.name=digits", []),
-        ("method.name=nosuch", ["nosuch"]),
+        ("method.name=nosuch", ["method.name", "--methods"]),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_names_it(text: str, parts: list[str]) -> None:
@@ -197,7 +198,7 @@ def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
         ("dataset: birds\nmethods: flint\nset: data.size=64\n", ["set", "list"]),
         ("dataset: birds\nmethods: flint\nset: 5\n", ["set", "list"]),
         ("dataset: birds\nmethods: flint\nvariants: {a: 1}\n", ["variants", "list"]),
-        ("experiments: {}\n", ["metrics"]),
+        ("experiments: {}\n", ["experiments"]),
         ("experiments: 5\nmetrics: [mse]\nseeds: [0]\n", ["experiments"]),
     ],
 )
@@ -266,7 +267,7 @@ def test_unknown_names_are_refused_with_near_ones() -> None:
 
 
 def test_variants_are_experiments_of_their_own() -> None:
-    config = resolved("method.K=8", variants=("small:method.K=4", "flat:method.side=1;data.size=64"))
+    config = resolved("method.K=8", variants=("small:method.K=4", "flat:methods.viscoin.side=1;data.size=64"))
     small, flat = config.experiments["birds"]["small"], config.experiments["birds"]["flat"]
     assert set(config.experiments["birds"]) == {"small", "flat"}
     assert (small.methods["viscoin"].model_dump()["K"], small.data.size) == (4, 32)

@@ -224,8 +224,8 @@ def test_shared_networks_stay_as_they_are_in_eval_mode_and_out_of_checkpoints(tm
     assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
 
     cut = Wrapped(frozen)
+    log = Log(tmp_path / "cut")
     with pytest.raises(Interrupted):
-        log = Log(tmp_path / "cut")
         train(cut, loss_of(cut, stop_at(3)(log)), settings(), log, (frozen,))
     from safetensors import safe_open
 
