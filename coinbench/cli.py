@@ -203,7 +203,7 @@ def main() -> None:
     """Run the command line; every failure is one line on stderr and the documented exit code."""
     code = 1
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="coinbench", standalone_mode=False) or 0
         if code == 130:
             # Typer turns an interrupt into this code without a word, as a run does whose cells were cut.
             _complain(_INTERRUPTED)

@@ -6,7 +6,9 @@ and is scored on test images. At small scale an untrained decoder passes, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from sklearn.svm import SVC
 from coinbench.bank import ConceptBank, build_bank
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
+from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records
 from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
@@ -314,6 +317,15 @@ def _batches(split: Split, index: np.ndarray, size: int) -> Iterator[Batch]:
         yield split.take(rows[start : start + size])
 
 
+def _watched(rows: Iterable[dict[str, Any]], total: int, log: Log) -> Iterator[dict[str, Any]]:
+    """Report progress, and stop between two concepts when asked to."""
+    began = time.monotonic()
+    for number, row in enumerate(rows, start=1):
+        log.check()
+        log.progress(number, total, (time.monotonic() - began) / number * (total - number), "concept scores")
+        yield row
+
+
 class Consistency(Metric):
     """One SVM score per concept, λ and arm."""
 
@@ -340,25 +352,13 @@ class Consistency(Metric):
         controls = [
             build_bank(untrained, problem, _batches(split, index.numpy(), config.batch)) for split, index in splits
         ]
+        banks = (self.evaluation.bank, test), (controls[0], controls[1])
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            rows = [
-                *measure(
-                    coin,
-                    problem,
-                    (self.evaluation.bank, test),
-                    config,
-                    rng,
-                    ("method", "permuted"),
-                ),
-                *measure(
-                    untrained,
-                    problem,
-                    (controls[0], controls[1]),
-                    config,
-                    rng,
-                    ("untrained", None),
-                ),
-            ]
+            found = itertools.chain(
+                measure(coin, problem, banks[0], config, rng, ("method", "permuted")),
+                measure(untrained, problem, banks[1], config, rng, ("untrained", None)),
+            )
+            rows = list(_watched(found, 3 * len(config.lambdas) * coin.n_concepts, self.evaluation.log))
         columns = ("arm", "lambda", "concept", "images", "dead", "score", "shift", "c")
         return {name: np.array([row[name] for row in rows]) for name in columns}
 
