@@ -39,7 +39,7 @@ class Scale:
     gamma: float = 0.5
     viscoin_steps: int
     flint_steps: int
-    """Calibrated: as many as take the time of `viscoin_steps` (benchmarks/calibrate.py)."""
+    """As many as take the time of `viscoin_steps` on one thread of a 2-core machine (benchmarks/calibrate.py)."""
     consistency_images: int = 50
 
 
@@ -116,14 +116,14 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     2 CPU cores: under 4 minutes from an empty cache; f reaches 94-98 %.
     """
     data = _data("birds")
-    scale = Scale(classifier_steps=450, generator_steps=900, viscoin_steps=700, flint_steps=1350)
+    scale = Scale(classifier_steps=450, generator_steps=900, viscoin_steps=700, flint_steps=1300)
     return small(scale, data, methods)
 
 
 def digits(methods: tuple[str, ...]) -> Experiment:
     """Return scikit-learn's handwritten digits at 32x32; 2 CPU cores: about 3 minutes, f above 98 %."""
     data = _data("digits")
-    scale = Scale(classifier_steps=300, generator_steps=800, viscoin_steps=700, flint_steps=1350, consistency_images=40)
+    scale = Scale(classifier_steps=300, generator_steps=800, viscoin_steps=700, flint_steps=1300, consistency_images=40)
     return small(scale, data, methods)
 
 
@@ -139,7 +139,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         generator_steps=20000,
         K=25,
         viscoin_steps=20000,
-        flint_steps=20000,
+        flint_steps=37000,
         consistency_images=100,
     )
     experiment = small(scale, data, methods)
@@ -152,7 +152,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
 
 def cifar10(methods: tuple[str, ...]) -> Experiment:
     """Return CIFAR-10 at 32x32, small networks."""
-    scale = Scale(classifier_steps=8000, generator_steps=8000, viscoin_steps=8000, flint_steps=12000)
+    scale = Scale(classifier_steps=8000, generator_steps=8000, viscoin_steps=8000, flint_steps=14900)
     return small(scale, _data("cifar10"), methods)
 
 
