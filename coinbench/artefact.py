@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from coinbench import provenance, registry, weights
 from coinbench.cache import Cache
@@ -80,22 +79,22 @@ class Artefact:
     def assemble(self, cell: Cell, stages: tuple[Path, ...], origin: dict[str, Any]) -> None:
         """Fill the folder from finished stages beside itself and rename, so that it is whole or not there.
 
+        Two processes must not do this to one folder at a time.
+
         Raises:
             CoinbenchError: it cannot be written.
         """
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A worker whose run was killed may still be here when the run is issued again.
-            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                for source in stages:
-                    shutil.copytree(source, partial, dirs_exist_ok=True)
-                write_json(partial / "cell.json", cell.model_dump(mode="json"))
-                write_json(partial / "provenance.json", {**origin, "seconds": _seconds(partial)})
-                shutil.rmtree(self.path, ignore_errors=True)
-                os.replace(partial, self.path)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for source in stages:
+                shutil.copytree(source, partial, dirs_exist_ok=True)
+            write_json(partial / "cell.json", cell.model_dump(mode="json"))
+            write_json(partial / "provenance.json", {**origin, "seconds": _seconds(partial)})
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.replace(partial, self.path)
         except OSError as error:
             raise CoinbenchError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or choose another --out"

@@ -84,7 +84,7 @@ class Cache:
             partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _not_writable(self.root, error) from error
-        with _waiting(final.with_name(f"{digest}.lock"), log.at(kind, partial), f"{kind} {digest}"):
+        with self.lock(kind, digest, log.at(kind, partial)):
             if not final.is_dir():
                 partial.mkdir(exist_ok=True)
                 make(log.at(kind, partial))
@@ -95,6 +95,29 @@ class Cache:
                 os.replace(partial, final)
         return final
 
+    @contextmanager
+    def lock(self, kind: str, digest: str, log: Log) -> Iterator[None]:
+        """Keep other processes off a digest; while one of them has it, say so once and stay interruptible.
+
+        Raises:
+            Interrupted: asked to stop while waiting.
+        """
+        path = self.path(kind, digest).with_name(f"{digest}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, said = FileLock(path), False
+        while not lock.is_locked:
+            log.check()
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                if not said:
+                    log.say(f"waiting for another process that makes {kind} {digest}")
+                    said = True
+        try:
+            yield
+        finally:
+            lock.release()
+
     def drop(self, kind: str, digest: str) -> None:
         """Remove a stage, finished or begun."""
         final = self.path(kind, digest)
@@ -104,21 +127,3 @@ class Cache:
 
 def _not_writable(root: Path, error: OSError) -> CoinbenchError:
     return CoinbenchError(f"{root}: the cache cannot be written ({error.strerror}); set --cache DIR")
-
-
-@contextmanager
-def _waiting(path: Path, log: Log, what: str) -> Iterator[None]:
-    """Hold a file lock; while another process has it, say so once and stay interruptible."""
-    lock, said = FileLock(path), False
-    while not lock.is_locked:
-        log.check()
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            if not said:
-                log.say(f"waiting for another process that makes {what}")
-                said = True
-    try:
-        yield
-    finally:
-        lock.release()

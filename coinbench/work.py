@@ -71,7 +71,9 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
     coin = load_coin(cell, problem, fitted)
     key = evaluate_digest(cell)
     measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, log), log)
-    Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
+    # A worker whose run was killed may still be here when the run is issued again.
+    with cache.lock("cell", planned.digest, log):
+        Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
     if read_json(measured / "unavailable.json"):
         # The same command tries again what has no numbers.
         cache.drop("evaluate", key)
