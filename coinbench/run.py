@@ -62,10 +62,18 @@ def run(
         record(config, out)
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.
         _forget([cell for cell in planned if cell.cell.method.name in force], cache)
-        write_json(out / "plan.json", {"cells": [cell.digest for cell in planned]})
+        plan = {"cells": [cell.digest for cell in planned]}
+        same = (out / "plan.json").is_file() and read_json(out / "plan.json") == plan
+        if not same or not all(cell.done for cell in planned):
+            # Gone before anything changes, so that a killed run leaves no report of other results.
+            (out / "report.html").unlink(missing_ok=True)
+        write_json(out / "plan.json", plan)
         outcomes = executor.run(planned, display)
+        rows = out / "results.csv"
+        before = rows.read_bytes() if rows.is_file() else b""
         unavailable = collect(planned, out)
-        if any(cell.measured for cell in planned):
+        told = (out / "report.html").is_file() and before == rows.read_bytes()
+        if any(cell.measured for cell in planned) and not told:
             display.say("writing tables, figures and report")
             reports.report(out)
     return Finished(out, outcomes, planned, unavailable)
