@@ -40,7 +40,7 @@ def numbers(scores):
 @pytest.mark.parametrize("name", METRICS.names())
 @pytest.mark.parametrize(
     ("batch", "arrange", "workers"),
-    [(1, shuffled, 0), (7, list, 0), (7, shuffled, 0), (64, shuffled, 0), (7, list, 2)],
+    [(1, shuffled, 0), (7, list, 0), (64, shuffled, 0), (1, list, 2), (7, shuffled, 2), (64, shuffled, 2)],
 )
 def test_batches_and_workers_do_not_show(name, batch, arrange, workers):
     labels, expected = numbers(plain(name)[1])
