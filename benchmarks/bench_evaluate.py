@@ -77,6 +77,7 @@ def bench_pass(benchmark: BenchmarkFixture, experiment: Experiment, problem: Pro
         rng=Rng(0),
         bank=build_bank(coin, problem, problem.train.batches(64)),
         untrained=lambda: spec.build(config, problem, Rng(0)).eval(),
+        log=Log(tmp_path),
     )
     groups = [METRICS] if way == "one pass" else [(name,) for name in METRICS]
 
@@ -86,7 +87,7 @@ def bench_pass(benchmark: BenchmarkFixture, experiment: Experiment, problem: Pro
         for names in groups:
             failures: dict[str, str] = {}
             metrics: dict[str, Metric] = {name: registry.METRICS.load(name)(evaluation) for name in names}
-            rows += len(measure(metrics, evaluation, Log(tmp_path), failures))
+            rows += len(measure(metrics, evaluation, failures))
             assert failures == {}
         return rows
 

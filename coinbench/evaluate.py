@@ -51,8 +51,11 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
         log=log,
     )
     failures: Failures = {}
-    metrics = {name: registry.METRICS.load(name)(evaluation) for name in cell.metrics}
-    scores = measure(metrics, evaluation, log, failures)
+    metrics: dict[str, Metric] = {}
+    for name in cell.metrics:
+        with _noting(name, failures):
+            metrics[name] = registry.METRICS.load(name)(evaluation)
+    scores = measure(metrics, evaluation, failures)
     save_exhibits(coin, problem, bank, log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
@@ -60,9 +63,9 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
 
 
-def measure(metrics: dict[str, Metric], evaluation: Evaluation, log: Log, failures: Failures) -> list[Score]:
+def measure(metrics: dict[str, Metric], evaluation: Evaluation, failures: Failures) -> list[Score]:
     """Show every batch of the test split to every metric once, then score; records go to samples/."""
-    problem, config = evaluation.problem, evaluation.config
+    problem, config, log = evaluation.problem, evaluation.config, evaluation.log
     for batch in watched(problem.test, config, log):
         trace = Trace(evaluation.coin, problem, batch)
         for name in [name for name in metrics if name not in failures]:

@@ -64,10 +64,17 @@ class FailsAtOnce(MeanSquaredError):
         raise RuntimeError("broken")
 
 
+class FailsToStart(MeanSquaredError):
+    """Cannot even be made."""
+
+    def __init__(self, evaluation: Any) -> None:
+        raise RuntimeError("no start")
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     load = registry.Registry.load
-    mine = {"later": FailsLater, "at_once": FailsAtOnce}
+    mine = {"later": FailsLater, "at_once": FailsAtOnce, "never": FailsToStart}
     monkeypatch.setattr(registry.Registry, "load", lambda self, name: mine.get(name) or load(self, name))
 
 
@@ -90,9 +97,9 @@ def test_a_pass_writes_rows_records_images_and_seconds(coin: CoIN, problem: Prob
 def test_a_failing_metric_is_named_and_the_others_keep_their_numbers(
     coin: CoIN, problem: Problem, tmp_path: Path, broken: None
 ) -> None:
-    _, table = run(coin, problem, tmp_path / "a", metrics=("at_once", "accuracy", "later", "sparsity"))
+    _, table = run(coin, problem, tmp_path / "a", metrics=("never", "at_once", "accuracy", "later", "sparsity"))
     failures = read_json(tmp_path / "a" / "unavailable.json")
-    assert set(failures) == {"later", "at_once"}
+    assert set(failures) == {"later", "at_once", "never"}
     assert failures["at_once"] == "RuntimeError: broken"
     _, alone = run(coin, problem, tmp_path / "b", metrics=("accuracy", "sparsity"))
     pd.testing.assert_frame_equal(table, alone)
