@@ -230,5 +230,14 @@ def main() -> None:
     sys.exit(code)
 
 
+_LONGEST = 1000
+"""Characters of a message; it may quote a name or a value of any length."""
+
+
 def _complain(message: str) -> None:
-    print("coinbench: " + " ".join(message.split()), file=sys.stderr)
+    message = " ".join(message.split())
+    # What is wrong stands at the start, the remedy at the end.
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    # A quoted name may hold anything, codes that steer the terminal among it.
+    print("coinbench: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)

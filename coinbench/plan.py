@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from coinbench import registry
 from coinbench.cache import Cache
@@ -24,7 +24,14 @@ class RunConfig(Config):
     experiments: dict[str, dict[str, Experiment]] = Field(min_length=1)
     """Data set -> variant -> experiment."""
     metrics: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+    @field_validator("metrics", "seeds")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each may be given once only")
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coinbench.errors import DataError
 from coinbench.files import write_atomically
 from coinbench.rng import Rng
 
@@ -61,11 +62,47 @@ class Source(ABC):
         return []
 
     def split(self, name: str, val_fraction: float) -> np.ndarray:
-        """Return the sorted positions of a split; val is carved from train by index hash, never from test."""
+        """Return the sorted positions of a split; val is carved from train by index hash, never from test.
+
+        A class keeps its first training image in train, so that f sees every class.
+        """
         position = np.arange(len(self.labels))
         in_val = Rng(0, ("val",)).uniform(position, 1)[:, 0] < val_fraction
+        trained = position[~self.is_test]
+        _, first = np.unique(self.labels[trained], return_index=True)
+        in_val[trained[first]] &= np.isin(self.labels[trained[first]], self.labels[~self.is_test & ~in_val])
         chosen = {"test": self.is_test, "val": ~self.is_test & in_val, "train": ~self.is_test & ~in_val}
         return position[chosen[name]]
+
+
+def check(source: Source, name: str) -> Source:
+    """Return `source` if a classifier can be trained and measured on it, whoever wrote it.
+
+    A class may lack test images: no number of its own is then measured for it. It may not lack training images.
+
+    Raises:
+        DataError: fewer than two classes, a label outside them, a class or a split without images.
+    """
+    labels, test, names = source.labels, source.is_test, source.card.class_names
+    if len(labels) != len(test):
+        raise DataError(f"{name}: {len(labels)} labels for {len(test)} images; mend the data set")
+    if len(names) < 2:
+        raise DataError(f"{name}: {len(names)} class ({', '.join(names)}); a classifier needs two or more")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if len(outside):
+        raise DataError(
+            f"{name}: image {outside[0]} has label {labels[outside[0]]}, outside 0..{len(names) - 1}, as have "
+            f"{len(outside) - 1} more; correct them, or name {labels.max() + 1} classes"
+        )
+    empty = np.flatnonzero(np.bincount(labels[~test], minlength=len(names)) == 0)
+    if len(empty):
+        raise DataError(
+            f"{name}: class {names[empty[0]]!r} has no train images, as have {len(empty) - 1} more of {len(names)} "
+            "classes; add some, or leave the class out"
+        )
+    if not test.any():
+        raise DataError(f"{name}: no test images; add some")
+    return source
 
 
 def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarray:
