@@ -12,7 +12,7 @@ from coinbench import registry
 from coinbench.cache import Cache
 from coinbench.config import Cell, Config, DataConfig, Experiment
 from coinbench.digests import cell_digest
-from coinbench.errors import UsageError, unknown
+from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
 from coinbench.presets import preset
@@ -197,12 +197,37 @@ class Planned:
     @property
     def done(self) -> bool:
         """Tell whether all its numbers are on disk."""
-        return self.measured and not read_json(self.folder / "unavailable.json")
+        return self.measured and not self.unavailable
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Return the metrics without numbers of a measured cell, with the reasons.
+
+        Raises:
+            DataError: the file that says so is damaged.
+        """
+        path = self.folder / "unavailable.json"
+        try:
+            found = read_json(path)
+            if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+                raise CoinbenchError(f"{path}: not a list of metrics with reasons")
+        except CoinbenchError as error:
+            raise DataError(f"{error}; {self.remedy}") from error
+        return found
+
+    @property
+    def remedy(self) -> str:
+        """Return what helps where a file of the cell is damaged: what was trained is in the cache."""
+        return _remedy(self.folder)
 
     @property
     def measured(self) -> bool:
         """Tell whether it has numbers on disk, if not of every metric."""
         return (self.folder / "results.parquet").is_file()
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} and run the same command again"
 
 
 def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
@@ -239,6 +264,12 @@ def read_cell(path: Path) -> Cell:
     """Read a cell that was written as JSON.
 
     Raises:
-        UsageError: it is no cell.
+        DataError: it is no cell.
     """
-    return validate(Cell, read_json(path))
+    try:
+        cell = validate(Cell, read_json(path))
+        for metric in cell.metrics:
+            registry.METRICS.check(metric)
+    except CoinbenchError as error:
+        raise DataError(f"{path}: not the settings of a cell ({error}); {_remedy(path.parent)}") from error
+    return cell

@@ -57,6 +57,8 @@ def style() -> Iterator[None]:
         "grid.color": "#e4e4e4",
         "legend.frameon": False,
         "pdf.fonttype": 42,
+        # Names of data sets, classes and variants are text, whatever dollar signs they hold.
+        "text.parse_math": False,
         **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     }
     with matplotlib.rc_context(settings):
@@ -327,6 +329,7 @@ def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Pl
                 lines[name] = axes.plot(log["step"], log[name], label=name, color=shade, linewidth=width)[0]
             axes.set(title=f"{one.title}, {dataset}", xlabel="step")
             axes.set_yscale("symlog", linthresh=1e-3)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panels[0].set_ylabel("loss term")
         figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=5, fontsize=7)
         return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 from PIL import Image
 
 from coinbench.reports.folder import CellFolder, load
+
+_DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading an index.json of another shape raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,13 @@ class Sheet:
 
 
 def read_reconstructions(cell: CellFolder) -> Reconstructions | None:
-    """Read the strips of originals and reconstructions; None where the cell has none."""
-    folder = cell.path / "images"
+    """Read the strips of originals and reconstructions; None where the cell has none, or damaged ones."""
+    with suppress(*_DAMAGED):
+        return _reconstructions(cell.path / "images")
+    return None
+
+
+def _reconstructions(folder: Path) -> Reconstructions | None:
     item = load(folder / "index.json").get("reconstructions")
     if not isinstance(item, dict):
         return None
@@ -67,7 +76,12 @@ def read_reconstructions(cell: CellFolder) -> Reconstructions | None:
 
 def read_sheet(cell: CellFolder) -> Sheet | None:
     """Read the class-concept pairs with their differences (largest λ minus λ = 1); None where there are none."""
-    folder = cell.path / "images"
+    with suppress(*_DAMAGED):
+        return _sheet(cell.path / "images")
+    return None
+
+
+def _sheet(folder: Path) -> Sheet | None:
     index = load(folder / "index.json")
     lambdas = [float(value) for value in index.get("lambdas", [])]
     tile = index.get("reconstructions", {}).get("tile")
@@ -104,7 +118,8 @@ def read_strip(path: Path, tile: Sequence[int] | None) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError):
+    # Pillow raises almost anything on a damaged file.
+    except Exception:
         return None
     width = int(tile[1]) if tile else pixels.shape[0]
     if pixels.shape[1] % width:

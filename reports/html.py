@@ -17,7 +17,7 @@ from PIL import Image
 
 from coinbench.reports import gallery
 from coinbench.reports.figures import Plot
-from coinbench.reports.folder import CellFolder, RunFolder, Series, series_of, slug
+from coinbench.reports.folder import CellFolder, RunFolder, Series, mapping, series_of, slug
 from coinbench.reports.layout import Numbers, Table, protocol
 from coinbench.reports.tables import title_of
 
@@ -171,8 +171,8 @@ def _command(run: RunFolder) -> str:
 def _summary(cell: CellFolder) -> dict[str, str]:
     """Return what the table of cells shows of a cell's provenance."""
     seconds = cell.provenance.get("seconds")
-    parts = seconds if isinstance(seconds, dict) else {}
-    total = parts.get("total", sum(v for v in parts.values() if isinstance(v, int | float)))
+    parts = {key: value for key, value in mapping(seconds).items() if isinstance(value, int | float)}
+    total = parts.get("total", sum(parts.values()))
     if isinstance(seconds, int | float):
         total = seconds
     return {

@@ -83,6 +83,10 @@ class ImageFolder(Source):
             json.dumps([VERSION, self.channels, *self._rows(class_names)]).encode()
         ).hexdigest()
         self.card = _card(config, class_names, entries)
+        untested = sorted(set(class_names) - {e.label for e, test in zip(entries, self.is_test, strict=True) if test})
+        if untested:
+            more = f" and {len(untested) - 10} more" if len(untested) > 10 else ""
+            self._listed = [*self._listed, f"no test images: {', '.join(map(shown, untested[:10]))}{more}"]
 
     def _rows(self, class_names: tuple[str, ...]) -> Iterable[tuple[str, str, bool, str]]:
         for name, label, test, facts in zip(self._names, self.labels, self.is_test, self._facts, strict=True):

@@ -92,7 +92,7 @@ def check(source: Source, name: str) -> Source:
     if len(outside):
         raise DataError(
             f"{name}: image {outside[0]} has label {labels[outside[0]]}, outside 0..{len(names) - 1}, as have "
-            f"{len(outside) - 1} more; correct them, or name {labels.max() + 1} classes"
+            f"{len(outside) - 1} more; correct them, or the names of the classes"
         )
     empty = np.flatnonzero(np.bincount(labels[~test], minlength=len(names)) == 0)
     if len(empty):
@@ -118,6 +118,11 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
                 part = index[start : start + 256]
                 array[start : start + len(part)] = source.images(part, size)
             array.flush()
-    array = np.load(path, mmap_mode="r")
-    assert array.shape == shape, f"{path}: shape {array.shape}, expected {shape}"
+    try:
+        array = np.load(path, mmap_mode="r")
+        if (array.shape, array.dtype) != (shape, np.uint8):
+            raise ValueError(f"{array.dtype} {list(array.shape)}, expected uint8 {list(shape)}")
+    # A damaged header raises almost anything: ValueError, SyntaxError, EOFError, tokenize.TokenError, ...
+    except Exception as error:
+        raise DataError(f"{path}: not the pixels that were stored there ({error}); delete it and run again") from error
     return array
