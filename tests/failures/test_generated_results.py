@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,7 @@ CASE = st.tuples(
         st.tuples(st.sampled_from((*TREES, *TABLES, *OTHERS)), st.just(Path.unlink)),
     ),
     st.sampled_from(["report", "report", "score", "run"]),
+    st.integers(0, 7).map(lambda die: die == 7),
 )
 CODES = {"report": {0, 4}, "score": {0, 4}, "run": {0, 2, 4}}
 
@@ -104,11 +107,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     return make_small_run(tmp_path_factory.mktemp("results"))
 
 
-def _drawn(plot: figures.Plot, folder: Path) -> list[Path]:
-    """Draw a figure and write a blank one: writing takes seconds, and tests/reports does it."""
+def _blank(plot: figures.Plot, folder: Path, draw: bool) -> list[Path]:
+    """Draw a figure, if asked to, and write a blank one: true ones take seconds, and tests/reports writes them."""
     folder.mkdir(exist_ok=True)
-    with figures.style():
-        plot.draw()
+    if draw:
+        with figures.style():
+            plot.draw()
     path = folder / f"{plot.name}.png"
     Image.new("RGB", (40, 20)).save(path)
     return [path]
@@ -120,10 +124,11 @@ def test_a_generated_result_file(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(LocalExecutor, "run", lambda self, planned, display: bring_to_end(planned, small.cache))
-    monkeypatch.setattr(figures, "save", _drawn)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
-    def check(given: tuple[tuple[str, Any], str]) -> None:
-        (name, spoil), command = given
+    def check(given: tuple[tuple[str, Any], str, bool]) -> None:
+        (name, spoil), command, draw = given
+        monkeypatch.setattr(figures, "save", partial(_blank, draw=draw))
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(small.out, out)
         cell = out / "cells" / small.cell.name
