@@ -119,7 +119,7 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
                 array[start : start + len(part)] = source.images(part, size)
             array.flush()
     try:
-        array = np.load(path, mmap_mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
         if (array.shape, array.dtype) != (shape, np.uint8):
             raise ValueError(f"{array.dtype} {list(array.shape)}, expected uint8 {list(shape)}")
     # A damaged header raises almost anything: ValueError, SyntaxError, EOFError, tokenize.TokenError, ...

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from commands import in_process
 from hypothesis import strategies as st
-from oracle import COUNTS, ODD, answered, edits, for_each, tree_edits
+from oracle import ODD, answered, edits, for_each, generated, tree_edits
 
 RUN = ("run", "--methods", "flint", "--dataset", "birds", "--dry-run")
 PATHS = (
@@ -78,7 +78,7 @@ CASE = st.one_of(
 )
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@generated("configurations")
 def test_a_generated_configuration(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from image_files import encode, make_tree, opened, paint
-from oracle import COUNTS, answered, edits, for_each
+from oracle import answered, edits, for_each, generated
 from PIL import Image
 
 CELL = st.one_of(
@@ -70,7 +70,7 @@ TABLE = st.one_of(
 )
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@generated("labels files")
 def test_a_generated_labels_file(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "listed"
     for i in range(10):
@@ -149,7 +149,7 @@ CLAIMED = st.builds(
 )
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@generated("images")
 def test_a_generated_image(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = make_tree(tmp_path / "tree")
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from commands import files
 from hypothesis import strategies as st
-from oracle import COUNTS, answered, edits, for_each, spoil_json, tree_edits
+from oracle import answered, edits, for_each, generated, spoil_json, tree_edits
 from PIL import Image
 from small_run import SmallRun, bring_to_end, make_small_run, words
 
@@ -118,7 +118,7 @@ def _blank(plot: figures.Plot, folder: Path, draw: bool) -> list[Path]:
     return [path]
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@generated("result files")
 def test_a_generated_result_file(
     count: int, small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

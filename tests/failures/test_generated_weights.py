@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from oracle import COUNTS, edits, for_each, tree_edits
+from oracle import edits, for_each, generated, tree_edits
 from small_run import SmallRun, make_small_run
 from trainings import loss_of, network, settings, stop_at
 
@@ -93,7 +93,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("count", COUNTS)
+@generated("checkpoints")
 def test_a_generated_checkpoint(count: int, run: SmallRun, cut: Path, tmp_path: Path) -> None:
     stored = {
         "f": next(run.cache.glob("classifier/*/weights.safetensors")),
