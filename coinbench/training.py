@@ -274,6 +274,8 @@ class _Rows:
         if self.board is not None:
             for name, value in {"rate": rate, "loss": total, **terms}.items():
                 self.board.add_scalar(name, value, step)
+            # A thread of its own writes them, and nobody waits for it at the end.
+            self.board.flush()
 
 
 def _kept(path: Path, start: int) -> tuple[list[list[str]], float]:
