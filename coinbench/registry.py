@@ -63,6 +63,8 @@ METHODS = Registry(
     {
         "viscoin": "coinbench.methods.viscoin:METHOD",
         "flint": "coinbench.methods.flint:METHOD",
+        "flaem": "coinbench.methods.flaem:METHOD",
+        "random": "coinbench.methods.random_concepts:METHOD",
     },
 )
 METRICS = Registry(
