@@ -125,12 +125,12 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     """
     data = _data("birds")
     scale = Scale(
-        classifier_steps=450,
-        generator_steps=900,
-        viscoin_steps=700,
-        flint_steps=1300,
-        flaem_steps=1300,
-        random_steps=1300,
+        classifier_steps=380,
+        generator_steps=700,
+        viscoin_steps=430,
+        flint_steps=800,
+        flaem_steps=800,
+        random_steps=430,
     )
     return small(scale, data, methods)
 
@@ -144,7 +144,7 @@ def digits(methods: tuple[str, ...]) -> Experiment:
         viscoin_steps=700,
         flint_steps=1300,
         flaem_steps=1300,
-        random_steps=1300,
+        random_steps=700,
         consistency_images=40,
     )
     return small(scale, data, methods)
@@ -164,7 +164,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         viscoin_steps=20000,
         flint_steps=37000,
         flaem_steps=37000,
-        random_steps=37000,
+        random_steps=20000,
         consistency_images=100,
     )
     experiment = small(scale, data, methods)
@@ -183,7 +183,7 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
         viscoin_steps=8000,
         flint_steps=14900,
         flaem_steps=14900,
-        random_steps=14900,
+        random_steps=8000,
     )
     return small(scale, _data("cifar10"), methods)
 
@@ -197,7 +197,7 @@ def imagefolder(methods: tuple[str, ...]) -> Experiment:
         viscoin_steps=1000,
         flint_steps=1400,
         flaem_steps=1400,
-        random_steps=1400,
+        random_steps=1000,
     )
     return small(scale, _data("imagefolder", size=64), methods)
 
@@ -237,6 +237,6 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
         viscoin_steps=1000,
         flint_steps=1400,
         flaem_steps=1400,
-        random_steps=1400,
+        random_steps=1000,
     )
     return small(scale, _data(dataset), methods)

@@ -71,13 +71,22 @@ class ResNet(Classifier):
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""
         check_images(images, self.channels, "the classifier f")
-        block1, block2, block3, block4 = self.blocks
-        second = block2(block1(self.stem(images)))
+        _, _, block3, block4 = self.blocks
+        second = self._second(images)
         third = block3(second)
         assert isinstance(block4, nn.Sequential)
         penultimate = block4[0](third)
         embedding = block4[1](penultimate).mean((2, 3))
         return Features(self.head(embedding), embedding, (second, third, penultimate))
+
+    def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
+        """Return the spatial mean of block 2 without the blocks that come after it."""
+        check_images(images, self.channels, "the classifier f")
+        return self._second(images).mean((2, 3))
+
+    def _second(self, images: Tensor) -> Tensor:
+        block1, block2, *_ = self.blocks
+        return block2(block1(self.stem(images)))
 
     def head(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Y"]:
         """Return the logits of an embedding."""
