@@ -129,8 +129,8 @@ def birds(methods: tuple[str, ...]) -> Experiment:
         generator_steps=700,
         viscoin_steps=430,
         flint_steps=800,
-        flaem_steps=800,
-        random_steps=430,
+        flaem_steps=860,
+        random_steps=450,
     )
     return small(scale, data, methods)
 
@@ -143,8 +143,8 @@ def digits(methods: tuple[str, ...]) -> Experiment:
         generator_steps=800,
         viscoin_steps=700,
         flint_steps=1300,
-        flaem_steps=1300,
-        random_steps=700,
+        flaem_steps=1400,
+        random_steps=730,
         consistency_images=40,
     )
     return small(scale, data, methods)
@@ -163,7 +163,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         K=25,
         viscoin_steps=20000,
         flint_steps=37000,
-        flaem_steps=37000,
+        flaem_steps=40000,
         random_steps=20000,
         consistency_images=100,
     )
@@ -182,8 +182,8 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
         generator_steps=8000,
         viscoin_steps=8000,
         flint_steps=14900,
-        flaem_steps=14900,
-        random_steps=8000,
+        flaem_steps=16000,
+        random_steps=8400,
     )
     return small(scale, _data("cifar10"), methods)
 
@@ -191,13 +191,13 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
 def imagefolder(methods: tuple[str, ...]) -> Experiment:
     """Return a folder of images at 64x64, small networks; 2 CPU cores: about 10 minutes for 5,000 images and a seed."""
     scale = Scale(
-        classifier_steps=700,
-        generator_steps=1200,
+        classifier_steps=600,
+        generator_steps=1000,
         generator_width=24,
-        viscoin_steps=1000,
-        flint_steps=1400,
-        flaem_steps=1400,
-        random_steps=1000,
+        viscoin_steps=700,
+        flint_steps=980,
+        flaem_steps=2100,
+        random_steps=735,
     )
     return small(scale, _data("imagefolder", size=64), methods)
 
@@ -232,11 +232,11 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
     if dataset in PRESETS:
         return PRESETS[dataset](methods)
     scale = Scale(
-        classifier_steps=700,
-        generator_steps=1200,
-        viscoin_steps=1000,
-        flint_steps=1400,
+        classifier_steps=600,
+        generator_steps=1000,
+        viscoin_steps=700,
+        flint_steps=1300,
         flaem_steps=1400,
-        random_steps=1000,
+        random_steps=730,
     )
     return small(scale, _data(dataset), methods)
