@@ -102,7 +102,7 @@ def _flint(scale: Scale) -> MethodConfig:
 
 
 def _flaem(scale: Scale) -> MethodConfig:
-    return registry.METHODS.load("flaem").config(K=scale.K, train=_training(scale.flaem_steps, 16))
+    return registry.METHODS.load("flaem").config(K=scale.K, decoder=64, train=_training(scale.flaem_steps, 16))
 
 
 def _training(steps: int, batch: int) -> TrainConfig:
@@ -129,8 +129,8 @@ def birds(methods: tuple[str, ...]) -> Experiment:
         generator_steps=700,
         viscoin_steps=430,
         flint_steps=800,
-        flaem_steps=860,
-        random_steps=450,
+        flaem_steps=800,
+        random_steps=430,
     )
     return small(scale, data, methods)
 
@@ -143,8 +143,8 @@ def digits(methods: tuple[str, ...]) -> Experiment:
         generator_steps=800,
         viscoin_steps=700,
         flint_steps=1300,
-        flaem_steps=1400,
-        random_steps=730,
+        flaem_steps=1300,
+        random_steps=700,
         consistency_images=40,
     )
     return small(scale, data, methods)
@@ -163,7 +163,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         K=25,
         viscoin_steps=20000,
         flint_steps=37000,
-        flaem_steps=40000,
+        flaem_steps=37000,
         random_steps=20000,
         consistency_images=100,
     )
@@ -182,8 +182,8 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
         generator_steps=8000,
         viscoin_steps=8000,
         flint_steps=14900,
-        flaem_steps=16000,
-        random_steps=8400,
+        flaem_steps=14900,
+        random_steps=8000,
     )
     return small(scale, _data("cifar10"), methods)
 
@@ -196,8 +196,8 @@ def imagefolder(methods: tuple[str, ...]) -> Experiment:
         generator_width=24,
         viscoin_steps=700,
         flint_steps=980,
-        flaem_steps=2100,
-        random_steps=735,
+        flaem_steps=1500,
+        random_steps=700,
     )
     return small(scale, _data("imagefolder", size=64), methods)
 
@@ -236,7 +236,7 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
         generator_steps=1000,
         viscoin_steps=700,
         flint_steps=1300,
-        flaem_steps=1400,
-        random_steps=730,
+        flaem_steps=1300,
+        random_steps=700,
     )
     return small(scale, _data(dataset), methods)

@@ -68,7 +68,7 @@ def test_a_weight_of_zero_switches_its_term_off(problem: Problem, batch: Batch, 
 @pytest.mark.parametrize("size", [8, 15, 16, 28, 32, 50, 64, 224])
 @torch.no_grad()
 def test_the_decoder_draws_any_size(size: int) -> None:
-    drawn = Decoder(3, 1, size).eval()(torch.rand(2, 3))
+    drawn = Decoder(3, 1, size, 4).eval()(torch.rand(2, 3))
     assert drawn.shape == (2, 1, size, size)
     assert drawn.abs().max() <= 1
 
