@@ -1,16 +1,16 @@
-"""The SVM of consistency beside scikit-learn's grid search, and one pass for all metrics beside a pass for each."""
+"""One pass for all metrics beside a pass for each, at equal batch size; consistency has a file of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn
 import torch
+from passes import KINDS, as_text, counted
 from pytest_benchmark.fixture import BenchmarkFixture
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
-from sklearn.svm import SVC
 
 from coinbench import registry
 from coinbench.bank import build_bank
@@ -18,77 +18,67 @@ from coinbench.config import EvaluationConfig, Experiment
 from coinbench.evaluate import measure
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric
-from coinbench.metrics.consistency import choose_cost, folds, probe, true_labels
+from coinbench.models import channels_last
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 
-CONCEPTS, PAIRS, WIDTH = 8, 100, 128
-COSTS = EvaluationConfig().svm_c
-METRICS = ("accuracy", "mse", "perceptual", "frechet", "sparsity")
+METRICS = ("accuracy", "mse", "perceptual", "frechet", "faithfulness", "sparsity")
+IMAGES, BATCH = 96, 32
 
 
-def embeddings(concept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return training and test embeddings, x⁺ first, of a concept that is hard enough to need the search."""
-    dice = np.random.default_rng(concept)
-    direction = 0.15 * dice.normal(size=WIDTH)
-    labels = true_labels(PAIRS)[:, None]
-    return tuple(dice.normal(size=(2 * PAIRS, WIDTH)) + labels * direction for _ in range(2))  # pyright: ignore
-
-
-def by_gram() -> list[float]:
-    """Score each concept as coinbench does: one Gram matrix, cut for folds and costs."""
-    labels, scores = true_labels(PAIRS), []
-    for concept in range(CONCEPTS):
-        train, test = embeddings(concept)
-        gram = train @ train.T
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            cost = choose_cost(gram, labels, folds(PAIRS, "pairs", Rng(concept)), COSTS)
-            scores.append(probe(gram, test @ train.T, labels, cost))
-    return scores
-
-
-def by_grid_search() -> list[float]:
-    """Score each concept with scikit-learn's search over the same folds."""
-    labels, scores = true_labels(PAIRS), []
-    for concept in range(CONCEPTS):
-        train, test = embeddings(concept)
-        split = PredefinedSplit(folds(PAIRS, "pairs", Rng(concept)))
-        search = GridSearchCV(SVC(kernel="linear"), {"C": list(COSTS)}, cv=split).fit(train, labels)
-        scores.append(search.score(test, labels))
-    return scores
-
-
-@pytest.mark.parametrize("way", ["one Gram matrix", "GridSearchCV"])
-def bench_svm(benchmark: BenchmarkFixture, way: str) -> None:
-    benchmark.group = f"SVM of consistency: {CONCEPTS} concepts, {PAIRS} pairs"
-    scores = benchmark.pedantic(by_gram if way == "one Gram matrix" else by_grid_search, rounds=3, warmup_rounds=1)
-    assert np.allclose(scores, by_gram(), atol=0.02)
-
-
-@pytest.mark.parametrize("way", ["one pass", "a pass for each metric"])
-def bench_pass(benchmark: BenchmarkFixture, experiment: Experiment, problem: Problem, tmp_path: Path, way: str) -> None:
-    benchmark.group = f"{len(METRICS)} metrics of viscoin on {len(problem.test)} test images"
-    spec, config = registry.METHODS.load("viscoin"), experiment.methods["viscoin"]
-    coin = spec.build(config, problem, Rng(0)).eval()
-    evaluation = Evaluation(
+@pytest.fixture(params=registry.METHODS.built_in)
+def evaluation(request: pytest.FixtureRequest, experiment: Experiment, problem: Problem, tmp_path: Path) -> Evaluation:
+    """A method at initialisation, with its concepts on the training images."""
+    spec, config = registry.METHODS.load(request.param), experiment.methods[request.param]
+    some = replace(
+        problem,
+        train=problem.train.subset(np.arange(2 * IMAGES)),
+        test=problem.test.subset(np.arange(IMAGES)),
+    )
+    coin = spec.build(config, some, Rng(0)).eval()
+    channels_last(coin)
+    return Evaluation(
         coin=coin,
-        problem=problem,
-        config=EvaluationConfig(bootstrap=100),
+        problem=some,
+        config=EvaluationConfig(batch=BATCH),
         rng=Rng(0),
-        bank=build_bank(coin, problem, problem.train.batches(64)),
-        untrained=lambda: spec.build(config, problem, Rng(0)).eval(),
+        bank=build_bank(coin, some, some.train.batches(BATCH)),
+        untrained=lambda: spec.build(config, some, Rng(0)).eval(),
         log=Log(tmp_path),
     )
-    groups = [METRICS] if way == "one pass" else [(name,) for name in METRICS]
+
+
+def measuring(evaluation: Evaluation, groups: list[tuple[str, ...]]) -> Callable[[], int]:
+    """Return what measures each group of metrics in a pass of its own; it returns the number of rows."""
 
     @torch.no_grad()
     def run() -> int:
-        rows = 0
+        rows, failures = 0, {}
         for names in groups:
-            failures: dict[str, str] = {}
             metrics: dict[str, Metric] = {name: registry.METRICS.load(name)(evaluation) for name in names}
             rows += len(measure(metrics, evaluation, failures))
-            assert failures == {}
+        assert failures == {}
         return rows
 
-    assert benchmark.pedantic(run, rounds=3, warmup_rounds=1) > 10
+    return run
+
+
+@pytest.mark.parametrize("way", ["one pass", "a pass for each metric"])
+@pytest.mark.parametrize("names", [METRICS, tuple(name for name in METRICS if name != "faithfulness")], ids=len)
+def bench_pass(
+    benchmark: BenchmarkFixture,
+    evaluation: Evaluation,
+    capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...],
+    way: str,
+) -> None:
+    title = registry.METHODS.load(evaluation.coin.config.name).title
+    which = "all metrics but consistency" + ("" if "faithfulness" in names else " and faithfulness")
+    benchmark.group = f"{which}: {title}, {IMAGES} test images"
+    run = measuring(evaluation, [names] if way == "one pass" else [(name,) for name in names])
+    with counted(evaluation.coin, evaluation.problem) as count:
+        run()
+    with capsys.disabled():
+        print(f"\n{benchmark.group}, {way}: {as_text(count, IMAGES)} passes an image")
+    benchmark.extra_info["passes an image"] = {kind: round(count[kind] / IMAGES, 2) for kind in KINDS}
+    assert benchmark.pedantic(run, rounds=3) > 10
