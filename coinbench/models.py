@@ -49,13 +49,17 @@ class Classifier(nn.Module, ABC):
 
 
 @contextmanager
-def knowing(f: Classifier, images: Float[Tensor, "B C H W"], features: Features) -> Iterator[None]:
-    """Within the block, f answers for the very tensor `images` with `features` instead of computing them again.
+def knowing(f: Classifier, known: Float[Tensor, "B C H W"], features: Features) -> Iterator[None]:
+    """Within the block, f answers for the very tensor `known` with `features` instead of computing them again.
 
     A CoIN on f runs f on images that f has seen: the deep part of `encode` is what f alone has just computed.
     """
     forward = f.forward
-    f.forward = lambda x: features if x is images else forward(x)
+
+    def answer(images: Tensor) -> Features:
+        return features if images is known else forward(images)
+
+    f.forward = answer
     try:
         yield
     finally:
