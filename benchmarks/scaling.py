@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 """Of the evaluation: the cheapest of each, so that a point takes seconds; faithfulness uses all images."""
 AXES = {
-    "images": (125, 250, 500, 1000, 2000),
+    "images": (125, 250, 500, 1000),
     "concepts": (8, 16, 32, 64, 128),
     "seeds": (1, 2, 3, 4),
 }
