@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from coinbench.coin import CoIN, normalise, relevance
 from coinbench.concepts import Concepts
-from coinbench.models import Features
+from coinbench.models import Features, knowing
 from coinbench.problem import Batch, Problem
 
 
@@ -41,7 +42,7 @@ class Trace:
     @cached_property
     def concepts(self) -> Concepts:
         """Φ(x) and Φ′(x)."""
-        return self.coin.encode(self.images)
+        return self._encode(self.images, lambda: self.features)
 
     @cached_property
     def logits(self) -> Float[Tensor, "B Y"]:
@@ -71,13 +72,21 @@ class Trace:
     @cached_property
     def logits_of_reconstruction(self) -> Float[Tensor, "B Y"]:
         """g(x̃), before the softmax."""
-        return self.coin(self.reconstruction)
+        return self.coin.predict(self._encode(self.reconstruction, lambda: self.features_of_reconstruction))
 
     @cached_property
     def perceptual(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Feature maps of the perceptual net p for x and for x̃."""
         net = self.problem.perceptual
         return net(self.images), net(self.reconstruction)
+
+    def _encode(self, images: Tensor, features: Callable[[], Features]) -> Concepts:
+        f = self.problem.classifier
+        if self.coin.classifier is not f:
+            return self.coin.encode(images)
+        # f takes most of the time of `encode`, and metrics want f alone on the same images.
+        with knowing(f, images, features()):
+            return self.coin.encode(images)
 
     def probability(self, logits: Float[Tensor, "B Y"]) -> Float[Tensor, "B"]:
         """Return softmax(logits)_ĉ, the probability of the class predicted on the original image."""
