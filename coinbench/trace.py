@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from coinbench import contract
 from coinbench.coin import CoIN, normalise, relevance
 from coinbench.concepts import Concepts
 from coinbench.models import Features
@@ -41,12 +42,12 @@ class Trace:
     @cached_property
     def concepts(self) -> Concepts:
         """Φ(x) and Φ′(x)."""
-        return self.coin.encode(self.images)
+        return contract.encode(self.coin, self.images)
 
     @cached_property
     def logits(self) -> Float[Tensor, "B Y"]:
         """g(x), before the softmax."""
-        return self.coin.predict(self.concepts)
+        return contract.predict(self.coin, self.concepts, self.problem.n_classes)
 
     @cached_property
     def predicted(self) -> Int[Tensor, "B"]:
@@ -56,12 +57,14 @@ class Trace:
     @cached_property
     def relevance(self) -> Float[Tensor, "B K"]:
         """r_k(x) in [-1, 1] for class ĉ."""
-        return normalise(relevance(self.coin, self.concepts, self.predicted))
+        with contract.raising("predict, of which the gradient was asked,", type(self.coin)):
+            alpha = relevance(self.coin, self.concepts, self.predicted)
+        return normalise(alpha)
 
     @cached_property
     def reconstruction(self) -> Float[Tensor, "B C H W"]:
         """x̃."""
-        return self.coin.decode(self.concepts)
+        return contract.decode(self.coin, self.concepts, self.images)
 
     @cached_property
     def features_of_reconstruction(self) -> Features:
