@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
+from coinbench.cli_check import check
 from coinbench.cli_info import Plugins, data_app, doctor, info, ls
 from coinbench.errors import CoinbenchError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(ls)
 app.command()(info)
+app.command()(check)
 app.command()(doctor)
 app.add_typer(data_app, name="data")
 

@@ -42,7 +42,7 @@ class Registry:
         """
         found = dict.fromkeys(self.built_in, "")
         found |= {name: _packages(points) for name, points in self.installed.items() if name not in found}
-        for name, (path, _) in plugins.declared(self._kinds).items():
+        for name, (path, _) in plugins.declared(self.entries).items():
             if name in found:
                 owner = found[name] or "coinbench"
                 raise UsageError(f"--plugin {path}: {owner} has a {self.kind} {name!r} already; rename yours")
@@ -50,7 +50,8 @@ class Registry:
         return found
 
     @property
-    def _kinds(self) -> str:
+    def entries(self) -> str:
+        """What plug-ins call the kind: methods, metrics, problems, generators."""
         return self.group.rpartition(".")[2]
 
     def names(self) -> list[str]:
@@ -80,7 +81,7 @@ class Registry:
                 return getattr(importlib.import_module(module), attribute)
             except (ImportError, AttributeError) as error:
                 raise UsageError(f"{self.kind} {name!r}: cannot be imported ({error})") from error
-        file = plugins.declared(self._kinds).get(name)
+        file = plugins.declared(self.entries).get(name)
         if file is not None:
             return file[1]
         points = self.installed[name]
@@ -91,7 +92,7 @@ class Registry:
             value = points[0].load()
         except Exception as error:
             raise UsageError(f"{where}: cannot be imported ({plugins.told(error)}); mend or uninstall it") from error
-        return plugins.checked(self._kinds, value, f"{where}: {points[0].value}")
+        return plugins.checked(self.entries, value, f"{where}: {points[0].value}")
 
     def ignored(self) -> list[str]:
         """Return a line for each installed plug-in whose name is a built-in's, which stays the built-in's."""

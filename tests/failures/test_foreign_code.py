@@ -40,6 +40,12 @@ class Runs:
         (line,) = [line for line in self.ran.out.splitlines() if name in line and line.startswith("birds/")]
         return line
 
+    def at(self, name: str) -> int:
+        """The line of a plug-in that raises."""
+        lines = (self.out.parent / f"{name}.py").read_text(encoding="utf-8").splitlines()
+        (number,) = [number for number, line in enumerate(lines, 1) if line.strip().startswith("raise ")]
+        return number
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
@@ -70,8 +76,8 @@ def says(runs: Runs, name: str, *pieces: str) -> None:
 
 
 def test_method_that_raises(runs: Runs) -> None:
-    says(runs, "raises", "encode raised ValueError: no idea in raises.py:22")
-    says(runs, "fails_to_fit", "fit raised RuntimeError: no data in fails_to_fit.py:")
+    says(runs, "raises", f"encode raised ValueError: no idea in raises.py:{runs.at('raises')}")
+    says(runs, "fails_to_fit", f"fit raised RuntimeError: no data in fails_to_fit.py:{runs.at('fails_to_fit')}")
     says(runs, "fits_nothing", "fit returned None, expected a CoIN")
 
 
@@ -89,7 +95,8 @@ def test_method_returns_negative_phi(runs: Runs) -> None:
 
 def test_metric_that_raises(runs: Runs) -> None:
     line = runs.line("fragile")
-    assert "fragile: not available, because KeyError: 'part' in fragile.py:22; `coinbench check fragile`" in line
+    place = f"fragile.py:{runs.at('fragile')}"
+    assert f"fragile: not available, because KeyError: 'part' in {place}; `coinbench check fragile`" in line
     assert "wordy: not available, because score returned a str, expected a list of Score" in runs.line("wordy")
     assert set(results.read(runs.out)["metric"]) == {"mse"}
 
