@@ -112,7 +112,7 @@ def _images(bench: GeneratorBench) -> None:
 def _repeatable(bench: GeneratorBench) -> None:
     network, latents, images = bench.fitted, bench.latents, bench.images
     torch.manual_seed(99)
-    alike(network(latents), images, "forward gives another image for the same latents", 0, 0)
+    alike(network(latents), images, "forward gives another image for the same latents", 0.0, 0.0)
     alike(network(latents[2:3]), images[2:3], "an image is another one alone than in a batch")
 
 

@@ -240,10 +240,10 @@ def _repeatable(bench: MethodBench) -> None:
     torch.manual_seed(99)
     other = coin.encode(bench.images.flip(0).neg())
     coin.predict(other), coin.decode(other)
-    alike(coin.encode(bench.images).phi, concepts.phi, "encode gives another phi for the same images", 0, 0)
-    alike(coin.predict(concepts), logits, "predict gives other logits for the same concepts", 0, 0)
-    alike(coin.decode(concepts), decoded, "decode gives another image for the same concepts", 0, 0)
-    alike(coin(bench.images), logits, "the network called on images does not give predict(encode(images))", 0, 0)
+    alike(coin.encode(bench.images).phi, concepts.phi, "encode gives another phi for the same images", 0.0, 0.0)
+    alike(coin.predict(concepts), logits, "predict gives other logits for the same concepts", 0.0, 0.0)
+    alike(coin.decode(concepts), decoded, "decode gives another image for the same concepts", 0.0, 0.0)
+    alike(coin(bench.images), logits, "the network called on images does not give predict(encode(images))", 0.0, 0.0)
 
 
 def _inputs(bench: MethodBench) -> None:
