@@ -68,6 +68,19 @@ class Registry:
             raise unknown(self.kind, name, self.names())
         return name
 
+    def stored(self, name: str) -> str:
+        """Return `name`, which a stored configuration holds, if it is known.
+
+        Raises:
+            UsageError: it is not: the configuration was written where a plug-in was present.
+        """
+        if name not in self.targets:
+            raise UsageError(
+                f"{self.kind} {name!r} is not known here; if it is a plug-in's, give --plugin FILE.py or install its "
+                f"package (known: {', '.join(sorted(self.names()))})"
+            )
+        return name
+
     def load(self, name: str) -> Any:
         """Import what `name` stands for.
 
@@ -153,9 +166,4 @@ def typed(registry: Registry, value: Any) -> Any:
     name = value.get("name")
     if not isinstance(name, str):
         raise UsageError(f"{registry.kind}: 'name' is missing in {value}")
-    if name not in registry.targets:
-        raise UsageError(
-            f"{registry.kind} {name!r} is not known here; if it is a plug-in's, give --plugin FILE.py or install its "
-            f"package (known: {', '.join(sorted(registry.names()))})"
-        )
-    return registry.load(name).config.model_validate(value)
+    return registry.load(registry.stored(name)).config.model_validate(value)

@@ -239,7 +239,8 @@ def _repeatable(bench: MethodBench) -> None:
     # Another image in between, and other random numbers: neither may show.
     torch.manual_seed(99)
     other = coin.encode(bench.images.flip(0).neg())
-    coin.predict(other), coin.decode(other)
+    coin.predict(other)
+    coin.decode(other)
     alike(coin.encode(bench.images).phi, concepts.phi, "encode gives another phi for the same images", 0.0, 0.0)
     alike(coin.predict(concepts), logits, "predict gives other logits for the same concepts", 0.0, 0.0)
     alike(coin.decode(concepts), decoded, "decode gives another image for the same concepts", 0.0, 0.0)
@@ -255,7 +256,7 @@ def _inputs(bench: MethodBench) -> None:
     for method in (coin.predict, coin.decode):
         method(concepts)
         for name, value in before.items():
-            changed = not torch.equal(parts[name], value)  # pyright: ignore[reportArgumentType]
+            changed = not torch.equal(parts[name], value)
             demand(not changed, f"{method.__name__} changes the {name} it is given")
 
 
@@ -302,7 +303,8 @@ def _relevance(bench: MethodBench) -> None:
 def _on(size: int, channels: int, classes: int) -> Callable[[MethodBench], None]:
     def law(bench: MethodBench) -> None:
         # Asked for first, so that what fails everywhere is told once.
-        bench.fitted, bench.decoded, bench.logits  # noqa: B018
+        _predicts(bench)
+        _decodes(bench)
         problem = make_problem(size, channels, classes=classes)
         images = problem.test.take(np.arange(4)).images
         coin = bench.fit(Log(bench.folder / f"{size}-{channels}-{classes}"), problem)

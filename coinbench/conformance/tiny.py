@@ -50,13 +50,13 @@ def make_problem(
             g.mean.copy_(torch.linspace(-1, 1, 4))
     for network in (f, g):
         network.requires_grad_(False).eval()
-    parts = (
+    train_split, val_split, test_split = (
         split(name, n, first, size, channels, classes)
         for name, n, first in (("train", train, 0), ("val", 3, 100), ("test", test, 200))
     )
     names = tuple(f"class {y}" for y in range(classes))
     prints = {"data": "tiny", "classifier": "f", "generator": "G", "perceptual": "p"}
-    return Problem("tiny", names, *parts, f, g, PerceptualNet(channels, 8, Rng(0)), prints)
+    return Problem("tiny", names, train_split, val_split, test_split, f, g, PerceptualNet(channels, 8, Rng(0)), prints)
 
 
 def moved(problem: Problem, device: torch.device) -> Problem:
