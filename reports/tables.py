@@ -358,8 +358,8 @@ def _others(numbers: Numbers, series: Sequence[Series]) -> Table:
                 entries = tuple(numbers.entry(dataset, one, metric, params, arm) for one in series)
                 rows.append(
                     Row(
-                        labels=(dataset, metric, params, "" if arm == "method" else arm),
-                        quantity=metric,
+                        labels=(dataset, title_of(metric), params, "" if arm == "method" else arm),
+                        quantity=title_of(metric),
                         dataset=dataset,
                         metric=metric,
                         params=params,
@@ -370,6 +370,6 @@ def _others(numbers: Numbers, series: Sequence[Series]) -> Table:
                         higher_is_better=numbers.direction(metric) if arm == "method" else None,
                     )
                 )
-    notes = [f"{metric} in {unit}." for metric in metrics if (unit := numbers.unit(metric))]
+    notes = [f"{title_of(metric)} in {unit}." for metric in metrics if (unit := numbers.unit(metric))]
     headers = ("data set", "metric", "setting", "control")
     return _table("others", "Other metrics", headers, _methods(series), rows, numbers, metrics, notes)

@@ -126,7 +126,7 @@ def _stored(bench: GeneratorBench) -> None:
 
 
 def _grey(bench: GeneratorBench) -> None:
-    bench.fitted  # noqa: B018  # What fails everywhere is told once.
+    _images(bench)
     problem = make_problem(32, 1)
     network = bench.fit("grey", problem)
     images = network(network.sample(2, _RNG))
