@@ -12,6 +12,9 @@ class PCAConfig(MethodConfig):
 
 
 class PCA(CoIN):
+    mean: torch.Tensor
+    axes: torch.Tensor
+
     def __init__(self, config, problem):
         super().__init__()
         self.classifier, self.n_concepts = problem.classifier, config.K
