@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from coinbench.cli_info import data_app, doctor, info, ls
+from coinbench.cli_check import check
+from coinbench.cli_info import Plugins, data_app, doctor, info, ls
 from coinbench.errors import CoinbenchError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(ls)
 app.command()(info)
+app.command()(check)
 app.command()(doctor)
 app.add_typer(data_app, name="data")
 
@@ -79,6 +81,7 @@ def run(
     variant: Variants = None,
     config: ConfigFile = None,
     limit: Limit = None,
+    plugin: Plugins = None,
     out: Out = None,
     cache: CacheRoot = None,
     device: Device = "auto",
@@ -135,6 +138,7 @@ def plan(
     variant: Variants = None,
     config: ConfigFile = None,
     limit: Limit = None,
+    plugin: Plugins = None,
     out: Out = None,
     cache: CacheRoot = None,
     as_json: AsJson = False,
@@ -163,6 +167,7 @@ def score(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     metrics: Metrics = None,
     bootstrap: Annotated[int | None, typer.Option("--bootstrap", min=100, help="Resamples per interval.")] = None,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute numbers anew from the stored records of a run, without any model."""

@@ -9,6 +9,14 @@ class CoinbenchError(Exception):
     exit_code = 1
 
 
+class ContractError(CoinbenchError):
+    """A method that raises, or returns what no metric can use."""
+
+
+class MetricError(CoinbenchError):
+    """A metric that returns what is no record or no score; it loses its numbers, the others keep theirs."""
+
+
 class UsageError(CoinbenchError):
     """A wrong flag, name, key, value or configuration file."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import typer
 
+from coinbench import plugins
 from coinbench.cache import Cache
 from coinbench.errors import CoinbenchError
 from coinbench.log import Event, Log
@@ -42,7 +43,7 @@ def serve(
     except Exception as error:
         if not events:
             raise
-        _fail(log, events, f"{type(error).__name__}: {error}", 1)
+        _fail(log, events, plugins.told(error), 1)
 
 
 def _fail(log: Log, events: bool, message: str, code: int) -> None:

@@ -171,7 +171,8 @@ def _command(run: RunFolder) -> str:
 def _summary(cell: CellFolder) -> dict[str, str]:
     """Return what the table of cells shows of a cell's provenance."""
     seconds = cell.provenance.get("seconds")
-    parts = seconds if isinstance(seconds, dict) else {}
+    # A method without a training loop has no time of its fit.
+    parts = {k: v for k, v in seconds.items() if v is not None} if isinstance(seconds, dict) else {}
     total = parts.get("total", sum(v for v in parts.values() if isinstance(v, int | float)))
     if isinstance(seconds, int | float):
         total = seconds

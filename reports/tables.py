@@ -45,6 +45,8 @@ NAMES = {
     "sparsity": "sparsity",
 }
 """How tables and figures call the metrics; others by their name."""
+_SHOWN_ELSEWHERE = frozenset({"faithfulness_mean", "faithfulness_iqr"})
+"""Numbers of coinbench that no table shows: others stand for them."""
 _MARKED = "Best in bold, second underlined; controls are never marked."
 
 
@@ -54,7 +56,9 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables; one that nothing was measured for has no rows.
+    """Return the five tables, and one of the numbers that none of them shows, where there are any.
+
+    A table that nothing was measured for has no rows.
 
     Args:
         records: the rows of results.
@@ -72,6 +76,8 @@ def build_tables(
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
     spent = budget(run, series) if run else ""
     tables = [builder(numbers, series) for builder in builders]
+    others = _others(numbers, series)
+    tables += [others] if others.rows else []
     return [replace(t, notes=(*t.notes, spent)) if spent and t.rows else t for t in tables]
 
 
@@ -338,3 +344,32 @@ def _sparsity(numbers: Numbers, series: Sequence[Series]) -> Table:
     headers, columns = ("data set", "t", "quantity"), _methods(series)
     title = "Sparsity"
     return _table("sparsity", title, headers, columns, rows, numbers, ("sparsity",), notes)
+
+
+def _others(numbers: Numbers, series: Sequence[Series]) -> Table:
+    """Return the numbers that the other tables do not know: those of plug-ins, one row per arm and setting."""
+    known = {*NAMES, *_SHOWN_ELSEWHERE, *numbers.metrics("mse", "lpips", "fid", "pd_", "fd_p", "fd_")}
+    metrics = [metric for metric in numbers.metrics("") if metric not in known]
+    rows = []
+    for dataset in numbers.datasets():
+        for metric in metrics:
+            keys = {(r.params, r.arm) for r in numbers.of(metric)}
+            for params, arm in sorted(keys, key=lambda key: (parameter(key[0]), key[1] != "method", key)):
+                entries = tuple(numbers.entry(dataset, one, metric, params, arm) for one in series)
+                rows.append(
+                    Row(
+                        labels=(dataset, title_of(metric), params, "" if arm == "method" else arm),
+                        quantity=title_of(metric),
+                        dataset=dataset,
+                        metric=metric,
+                        params=params,
+                        arm=arm,
+                        entries=entries,
+                        unit=numbers.unit(metric),
+                        decimals=significant(entries),
+                        higher_is_better=numbers.direction(metric) if arm == "method" else None,
+                    )
+                )
+    notes = [f"{title_of(metric)} in {unit}." for metric in metrics if (unit := numbers.unit(metric))]
+    headers = ("data set", "metric", "setting", "control")
+    return _table("others", "Other metrics", headers, _methods(series), rows, numbers, metrics, notes)
