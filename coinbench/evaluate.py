@@ -56,7 +56,7 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
         with _noting(name, failures):
             metrics[name] = registry.METRICS.load(name)(evaluation)
     scores = measure(metrics, evaluation, failures)
-    save_exhibits(coin, problem, bank, log.folder / "images")
+    save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
     write_json(log.folder / "unavailable.json", failures)

@@ -49,6 +49,12 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def exhibits(run: Path, method: str = "viscoin") -> gallery.Exhibits:
+    cell = read_folder(run).cell("birds", series_of([(method, "default")])[0])
+    assert cell is not None
+    return gallery.read(cell)
+
+
 @pytest.fixture(scope="module")
 def folder(make_run: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
@@ -78,6 +84,8 @@ def test_every_table_and_figure_is_written(folder: Path, text: str) -> None:
         "training-birds",
         "concepts-birds-flint",
         "concepts-birds-viscoin",
+        "local-birds-flint",
+        "local-birds-viscoin",
     }
     assert not list(folder.rglob(".*"))
 
@@ -112,30 +120,51 @@ def test_one_method_without_images_and_metrics(make_run: Maker, tmp_path: Path) 
     files = report(run)
     said = " ".join(files.missing)
     assert "Table Consistency (%): nothing was measured." in said
-    assert "no reconstructions were saved for birds" in said
-    assert "no concept sheet for VisCoIN on birds" in said
+    assert "Images: no reconstructions of VisCoIN on birds." in said
+    assert "Images: no concept sheet of VisCoIN on birds." in said
     assert "Not measured in this run: MSE." in said
     assert {p.stem for p in files.figures} == {"faithfulness-birds", "training-birds"}
     assert all(line in files.html.read_text(encoding="utf-8") for line in files.missing)
 
 
-def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["{", "[]", '{"lambdas": 3, "sheet": [{}], "local": "x", "reconstructions": {}}'])
+def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path, broken: str) -> None:
     run = make_run(tmp_path, datasets=("birds",), seeds=(0,))
     cell = run / "cells" / "birds-flint-0-default"
-    (cell / "images" / "index.json").write_text("{")
+    (cell / "images" / "index.json").write_text(broken)
     (run / "cells" / "half").mkdir()
     (run / "cells" / "half" / "cell.json").write_text('{"dataset"')
     (cell / "train.csv").write_text("step")
     (cell / "provenance.json").write_text("[1]")
     other = run / "cells" / "birds-viscoin-0-default" / "images"
     (other / "sheet-00-0.png").write_bytes(b"no image")
+    (other / "local-01.png").unlink()
+    (run / "config.json").write_text('{"name": "of something else"}')
     files = report(run)
     assert any("? on ?, seed 0: unfinished" in line for line in files.missing)
     assert "?" not in (run / "tables" / "accuracy.md").read_text(encoding="utf-8")
-    assert any("no concept sheet for FLINT on birds" in line for line in files.missing)
-    sheet = gallery.read_sheet(next(c for c in read_folder(run).cells if c.method == "viscoin"))
-    assert sheet is not None
-    assert [len(pair.rows) for pair in sheet.pairs] == [2, 3, 3, 3, 3]
+    assert "Images: no concept sheet of FLINT on birds." in files.missing
+    assert "Images: missing or not readable for FLINT on birds: index.json." in files.missing
+    assert "Images: missing or not readable for VisCoIN on birds: sheet-00-0.png, local-01.png." in files.missing
+    assert "Configuration: config.json is missing, or not that of a run." in files.missing
+    assert "of something else" not in files.html.read_text(encoding="utf-8")
+    images = exhibits(run)
+    assert images.sheet is not None
+    assert [len(pair.rows) for pair in images.sheet.items] == [2, 3, 3, 3, 3]
+    assert images.local is not None
+    assert [image.index for image in images.local.items] == [40, 42, 43]
+
+
+def test_a_run_from_before_there_were_single_images(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("viscoin",), datasets=("birds",), seeds=(0,))
+    path = run / "cells" / "birds-viscoin-0-default" / "images" / "index.json"
+    index = json.loads(path.read_text())
+    del index["local"]
+    path.write_text(json.dumps(index))
+    files = report(run)
+    assert files.missing == ("Images: no single images of VisCoIN on birds.",)
+    assert 'id="concepts"' in files.html.read_text(encoding="utf-8")
+    assert 'id="singles"' not in files.html.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
@@ -152,19 +181,32 @@ def test_results_without_a_number_are_an_error(make_run: Maker, tmp_path: Path) 
         report(run)
 
 
-def test_differences_are_grey_where_nothing_changes(folder: Path) -> None:
-    cell = read_folder(folder).cell("birds", series_of([("viscoin", "default")])[0])
-    assert cell is not None
-    sheet = gallery.read_sheet(cell)
+def test_changes_are_positive_parts_and_energy_in_one_scale(folder: Path) -> None:
+    sheet = exhibits(folder).sheet
     assert sheet is not None
-    assert sheet.headers == ("original", "λ = 0", "λ = 1", "λ = 4", "4 − 1")
-    assert sheet.pairs[0].relevance == 0.93
-    row = sheet.pairs[0].rows[0]
-    same = (row[3] == row[2]).all(axis=-1)
-    assert 0 < same.sum() < same.size
-    assert (row[4][same] == 128).all()
-    assert (row[4][~same] != 128).any()
-    assert (np.sign(row[4][..., 0].astype(int) - 128) == np.sign(row[3][..., 0] - row[2][..., 0].astype(int))).all()
+    assert sheet.headers == ("original", "λ = 0", "λ = 1", "λ = 4", "4 − 1", "1 − 4", "energy")
+    assert sheet.items[0].relevance == 0.93
+    for row in (row for pair in sheet.items for row in pair.rows):
+        change = row[3].astype(float) - row[2]
+        added, removed, energy = row[4:].astype(float)
+        np.testing.assert_array_equal(added, np.clip(np.round(change * sheet.scale.gain), 0, 255))
+        np.testing.assert_array_equal(removed, np.clip(np.round(-change * sheet.scale.gain), 0, 255))
+        assert added.any()
+        assert removed.any()
+        squared = (change**2).sum(axis=-1) / 127.5**2
+        np.testing.assert_allclose(energy[..., 0], np.clip(squared / sheet.scale.white, 0, 1) * 255, atol=1)
+
+
+def test_single_images_show_the_concepts_that_were_recorded(folder: Path) -> None:
+    sheet = exhibits(folder).local
+    assert sheet is not None
+    assert sheet.headers[0] == "λ = 0"
+    image = sheet.items[2]
+    assert [(part.concept, part.relevance) for part in image.parts] == [(3, 1.0), (0, 0.4), (5, -0.3)]
+    strip = gallery.read_strip(folder / "cells" / "birds-viscoin-0-default" / "images" / "local-02.png", [32, 32])
+    assert strip is not None
+    np.testing.assert_array_equal(image.parts[1].tiles[:3], strip[4:7])
+    np.testing.assert_array_equal(image.tiles, strip[[0, 2]])
 
 
 def test_strips_are_cut_and_joined(tmp_path: Path) -> None:
@@ -189,4 +231,4 @@ def test_reports_never_import_torch(make_run: Maker, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "error", "-c", code, str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [10, False]
+    assert json.loads(done.stdout) == [12, False]
