@@ -112,7 +112,7 @@ class Sheet(Generic[Item]):
     @property
     def note(self) -> str:
         """Return how the last three tiles are to be read."""
-        more, less, _ = self.headers[-3:]
+        more, less, _ = (header.replace(" ", "\N{NO-BREAK SPACE}") for header in self.headers[-3:])
         return (
             f"Last three tiles of a row, black where nothing changes: what is added ({more}), what is taken away "
             f"({less}), both × {self.scale.gain:.1f}, and the energy (squared change summed over channels; "

@@ -74,9 +74,12 @@ def missing(
     ]
     found += [f"No number: {name}." for name in run.unmeasured]
     found += [f"Table {table.title}: nothing was measured." for table in tables if not table.rows]
+    holes: dict[str, list[str]] = {}
     for table in tables:
-        found += [f"Table {table.title}: {note}" for note in table.notes if "issing:" in note]
-        found += [f"Table {table.title}: {note}" for note in table.notes if note.startswith("Not ")]
+        for note in table.notes:
+            if "issing:" in note or note.startswith("Not "):
+                holes.setdefault(note, []).append(table.title)
+    found += [f"Table {', '.join(names)}: {note}" for note, names in holes.items()]
     series = series_of(Numbers(run.records).keys(), titles)
     found += [f"Images: {lacking}." for lacking in _lacking(run, images, series)]
     found += [] if "experiments" in run.config else ["Configuration: config.json is missing, or not that of a run."]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from commands import in_process, one_line
+from filelock import FileLock
 from PIL import Image
 
 from coinbench import results
@@ -32,6 +36,8 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.images: list[dict[str, str | None]] = []
+        self.headings: list[int] = []
+        self.language: str | None = None
         self.tags: set[str] = set()
         self.feed(text)
 
@@ -42,6 +48,10 @@ class Page(HTMLParser):
         self.links += [str(values["href"])] if "href" in values else []
         if tag == "img":
             self.images.append(values)
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+        if tag == "html":
+            self.language = values.get("lang")
         if tag not in _VOID:
             self.open.append(tag)
 
@@ -97,8 +107,13 @@ def test_the_page_stands_alone(text: str) -> None:
     assert "link" not in page.tags
     assert "url(" not in text
     assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.images)
-    assert all(image["alt"] for image in page.images)
+    assert all(image["alt"] and image["width"] and image["height"] for image in page.images)
+    assert len(page.images) == len({image["alt"] for image in page.images}), "an alt text tells two images apart"
     assert len(page.ids) == len(set(page.ids))
+    assert page.language == "en"
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(page.headings)), "a level is left out"
     assert page.links
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert "prefers-color-scheme: dark" in text
@@ -222,13 +237,35 @@ def test_strips_are_cut_and_joined(tmp_path: Path) -> None:
     assert gallery.read_strip(tmp_path / "strip.png", [4, 3]) is None
 
 
-def test_reports_never_import_torch(make_run: Maker, tmp_path: Path) -> None:
-    run = make_run(tmp_path, methods=("viscoin",), datasets=("birds",), seeds=(0,))
+def test_a_copied_folder_is_reported_and_compared_without_torch(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "made", methods=("viscoin",), datasets=("birds",), seeds=(0,))
+    copy = shutil.copytree(run, tmp_path / "elsewhere")
+    shutil.rmtree(run)
     code = (
-        "import json, sys; from pathlib import Path; from coinbench.reports import print_tables, report;"
-        "files = report(Path(sys.argv[1])); print_tables(Path(sys.argv[1]));"
-        "print(json.dumps([len(files.figures), 'torch' in sys.modules]))"
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision'): raise ImportError('no torch here')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from coinbench.cli import main\n"
+        "sys.argv = ['coinbench', *sys.argv[1:]]\n"
+        "main()"
     )
-    command = [sys.executable, "-W", "error", "-c", code, str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [12, False]
+    for words in (("report", copy), ("compare", copy, copy)):
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((copy / "figures").iterdir())) == 12
+    assert "0 differ" in done.stdout
+
+
+def test_a_report_waits_for_no_run_and_makes_no_folder(
+    make_run: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", datasets=("birds",), seeds=(0,), images=False)
+    with FileLock(run / ".lock"):
+        one_line(in_process(capfd, "report", run), 2, "another run is using this folder")
+    (run / "results.parquet").write_bytes(b"PAR1")
+    one_line(in_process(capfd, "report", run), 4, "results.parquet", "not readable")
+    one_line(in_process(capfd, "report", tmp_path / "none"), 4, "no results.parquet")
+    assert not (tmp_path / "none").exists()
