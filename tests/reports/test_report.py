@@ -142,11 +142,10 @@ def test_one_method_without_images_and_metrics(make_run: Maker, tmp_path: Path) 
     assert all(line in files.html.read_text(encoding="utf-8") for line in files.missing)
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"lambdas": 3, "sheet": [{}], "local": "x", "reconstructions": {}}'])
-def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path, broken: str) -> None:
+def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path) -> None:
     run = make_run(tmp_path, datasets=("birds",), seeds=(0,))
     cell = run / "cells" / "birds-flint-0-default"
-    (cell / "images" / "index.json").write_text(broken)
+    (cell / "images" / "index.json").write_text("{")
     (run / "cells" / "half").mkdir()
     (run / "cells" / "half" / "cell.json").write_text('{"dataset"')
     (cell / "train.csv").write_text("step")
@@ -168,6 +167,23 @@ def test_broken_cells_do_not_stop_the_report(make_run: Maker, tmp_path: Path, br
     assert [len(pair.rows) for pair in images.sheet.items] == [2, 3, 3, 3, 3]
     assert images.local is not None
     assert [image.index for image in images.local.items] == [40, 42, 43]
+
+
+FOREIGN = [
+    "[]",
+    '{"lambdas": 3, "sheet": [{}], "local": "x", "reconstructions": {}}',
+    '{"reconstructions": 3, "sheet": [3]}',
+]
+
+
+@pytest.mark.parametrize("index", FOREIGN)
+def test_an_index_of_something_else_holds_no_images(folder: Path, index: str) -> None:
+    path = folder / "cells" / "birds-viscoin-0-default" / "images" / "index.json"
+    before = path.read_text()
+    path.write_text(index)
+    assert exhibits(folder) == gallery.Exhibits(broken=("index.json",))
+    path.write_text(before)
+    assert exhibits(folder).broken == ()
 
 
 def test_a_run_from_before_there_were_single_images(make_run: Maker, tmp_path: Path) -> None:
