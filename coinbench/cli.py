@@ -181,11 +181,31 @@ def score(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Output folder of a run.")], as_json: AsJson = False) -> None:
     """Write tables, figures and report.html of a run anew from its results and images."""
-    from coinbench import reports
+    from coinbench import reports, results
+    from coinbench.outfolder import locked
     from coinbench.summary import folder_json, folder_text
 
-    reports.report(folder.absolute())
+    results.find(folder.absolute())
+    with locked(folder.absolute()):
+        reports.report(folder.absolute())
     print(folder_json(folder.absolute()) if as_json else folder_text(folder.absolute()))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    b: Annotated[Path, typer.Argument(help="Output folder of another.")],
+    metrics: Annotated[str | None, typer.Option("--metrics", help="Rows, as mse,fd_f (default: all).")] = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Methods (default: all).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print equal rows too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which numbers of two runs are equal, which differ, and which only one of them holds."""
+    from coinbench.plan import names
+    from coinbench.reports import comparison
+
+    found = comparison.compare(a, b, names(metrics), names(method))
+    print(comparison.as_json(found, a, b) if as_json else comparison.as_text(found, a, b, everything))
 
 
 @app.command(hidden=True)

@@ -16,6 +16,8 @@ from typing import Any
 from coinbench import registry
 from coinbench.config import Cell, digest
 
+EXHIBITS = 2
+"""Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
 _TRAINING = ("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py")
 """Source files of this package, besides its version, on which every trained network depends."""
 
@@ -39,7 +41,7 @@ def fit_digest(cell: Cell) -> str:
 
 
 def evaluate_digest(cell: Cell) -> str:
-    """Return 16 hex digits of all that determines the numbers of a cell.
+    """Return 16 hex digits of all that determines numbers and images of a cell.
 
     A metric's code counts by its version, a plug-in's by its file too: its author changes it between two runs.
     """
@@ -49,7 +51,7 @@ def evaluate_digest(cell: Cell) -> str:
         versions |= {spec.name: spec.version for spec in metric.specs}
         if registry.METRICS.targets[name]:
             versions[f"source of {name}"] = _source(metric)
-    return digest(fit_digest(cell), cell.evaluation.key(), versions)
+    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS)
 
 
 def cell_digest(cell: Cell) -> str:

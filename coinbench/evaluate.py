@@ -66,7 +66,7 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: L
             metrics[name] = metric(evaluation)
     scores = measure(metrics, evaluation, failures)
     with contract.raising("encode, predict or decode, asked for the pictures,", type(coin)):
-        save_exhibits(coin, problem, bank, log.folder / "images")
+        save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
     write_json(log.folder / "unavailable.json", failures)

@@ -70,6 +70,18 @@ def write(table: pd.DataFrame, folder: Path) -> None:
         table.to_parquet(path, index=False)
 
 
+def find(folder: Path) -> Path:
+    """Return the table of results of a run folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = folder / "results.parquet"
+    if not path.is_file():
+        raise DataError(f"{folder}: no results.parquet there; give the --out folder of a run")
+    return path
+
+
 def read(folder: Path) -> pd.DataFrame:
     """Read the results of a run folder.
 
@@ -78,9 +90,7 @@ def read(folder: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = folder / "results.parquet"
-    if not path.is_file():
-        raise DataError(f"{folder}: no results.parquet there; give the --out folder of a run")
+    path = find(folder)
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
