@@ -14,7 +14,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from coinbench.cli_info import data_app, doctor, info, ls
-from coinbench.errors import CoinbenchError, refused
+from coinbench.errors import CoinbenchError, UsageError, refused
 
 app = typer.Typer(
     help="Evaluate and benchmark concept-based interpretable networks (CoINs).",
@@ -203,6 +203,9 @@ def worker(
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and the documented exit code."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # An ASCII locale: names of files would reach Arrow, safetensors and JSON as what is no text.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "coinbench", *sys.argv[1:]])
     code = 1
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -245,6 +248,9 @@ def main() -> None:
 
 def _command() -> int:
     """Run the command and hand over all that it printed."""
+    for word in sys.argv[1:]:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(f"{word!a}: not UTF-8; rename the file or folder")
     try:
         code = app(prog_name="coinbench", standalone_mode=False) or 0
     except SystemExit as error:
