@@ -20,7 +20,7 @@ SETS = (
     *("problem.classifier.width=8", "problem.classifier.train.steps=2", "problem.classifier.train.batch=8"),
     *("problem.generator.width=8", "problem.generator.latent=4", "evaluation.bootstrap=100"),
     *("problem.generator.train.steps=2", "problem.generator.train.batch=8"),
-    *("method.train.steps=4", "method.train.batch=8", "method.train.checkpoint_seconds=0"),
+    *("method.train.steps=4", "method.train.batch=8", "method.train.checkpoint_seconds=0", "method.train.log_every=1"),
 )
 METRICS = "mse,sparsity"
 

@@ -91,7 +91,7 @@ WRITES = {
     "cell": ("cell", "cells", 0),
 }
 """What is written -> stage that is not there yet, its file that does not fit, bytes that are free."""
-SMALL = {"log of training": None, "images": 4000, "rows": 2000}
+SMALL = {"log of training": None, "images": 4000, "rows": 5000}
 """Other limits where the file is small, None where it is smaller than what pytest must write."""
 
 
