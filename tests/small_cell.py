@@ -13,7 +13,7 @@ from commands import Ran, in_process
 from coinbench.cache import Cache
 from coinbench.digests import classifier_digest, evaluate_digest, fit_digest, generator_digest
 from coinbench.files import write_json
-from coinbench.plan import Planned, Request, cells, resolve
+from coinbench.plan import Planned, Request, RunConfig, cells, resolve
 
 SETS = (
     *("data.n_train=60", "data.n_test=20", "data.size=16", "method.K=4", "method.channels=8"),
@@ -41,9 +41,12 @@ class Place:
         return self.folder / "out"
 
     @property
+    def config(self) -> RunConfig:
+        return resolve(Request(methods="flint", datasets="birds", metrics=METRICS, sets=self.sets))
+
+    @property
     def planned(self) -> Planned:
-        config = resolve(Request(methods="flint", datasets="birds", metrics=METRICS, sets=self.sets))
-        return cells(config, self.cache, self.out)[0]
+        return cells(self.config, self.cache, self.out)[0]
 
     def stage(self, kind: str) -> Path:
         """The folder of a finished stage; of "cell", the cell's own, of "data", that of all pixels."""
