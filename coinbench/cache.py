@@ -41,12 +41,10 @@ class Cache:
         Raises:
             CoinbenchError: the cache cannot be written.
         """
-        try:
+        with self._writing():
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise _not_writable(self.root, error) from error
 
     def path(self, kind: str, digest: str) -> Path:
         """Return where a finished stage lies."""
@@ -80,35 +78,47 @@ class Cache:
         if final.is_dir():
             return final
         partial = final.with_name(f"{digest}.partial")
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _not_writable(self.root, error) from error
         with self.lock(kind, digest, log.at(kind, partial)):
             if not final.is_dir():
-                partial.mkdir(exist_ok=True)
+                with self._writing():
+                    partial.mkdir(exist_ok=True)
                 make(log.at(kind, partial))
-                (partial / CHECKPOINT).unlink(missing_ok=True)
-                for leftover in partial.glob(".*"):
-                    # A writer that was killed left its temporary file.
-                    leftover.unlink()
-                os.replace(partial, final)
+                with self._writing():
+                    (partial / CHECKPOINT).unlink(missing_ok=True)
+                    for leftover in partial.glob(".*"):
+                        # A writer that was killed left its temporary file.
+                        leftover.unlink()
+                    os.replace(partial, final)
         return final
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            # No error of the disk: somebody else has the lock.
+            raise
+        except OSError as error:
+            raise CoinbenchError(
+                f"{self.root}: the cache cannot be written ({error.strerror}); free space or set --cache DIR"
+            ) from error
 
     @contextmanager
     def lock(self, kind: str, digest: str, log: Log) -> Iterator[None]:
         """Keep other processes off a digest; while one of them has it, say so once and stay interruptible.
 
         Raises:
+            CoinbenchError: the cache cannot be written.
             Interrupted: asked to stop while waiting.
         """
         path = self.path(kind, digest).with_name(f"{digest}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock, said = FileLock(path), False
         while not lock.is_locked:
             log.check()
             try:
-                lock.acquire(timeout=0.5)
+                with self._writing():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lock.acquire(timeout=0.5)
             except Timeout:
                 if not said:
                     log.say(f"waiting for another process that makes {kind} {digest}")
@@ -123,7 +133,3 @@ class Cache:
         final = self.path(kind, digest)
         shutil.rmtree(final, ignore_errors=True)
         shutil.rmtree(final.with_name(f"{digest}.partial"), ignore_errors=True)
-
-
-def _not_writable(root: Path, error: OSError) -> CoinbenchError:
-    return CoinbenchError(f"{root}: the cache cannot be written ({error.strerror}); set --cache DIR")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from coinbench.cli_check import check
 from coinbench.cli_info import Plugins, data_app, doctor, info, ls
-from coinbench.errors import CoinbenchError
+from coinbench.errors import CoinbenchError, UsageError, refused
 
 app = typer.Typer(
     help="Evaluate and benchmark concept-based interpretable networks (CoINs).",
@@ -226,9 +228,19 @@ def worker(
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and the documented exit code."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # An ASCII locale: names of files would reach Arrow, safetensors and JSON as what is no text.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "coinbench", *sys.argv[1:]])
     code = 1
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Closed by the caller: else the next file that is opened takes its place and receives what is printed.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 shows τ as \u03c4 instead of ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(prog_name="coinbench", standalone_mode=False) or 0
+        code = _command()
         if code == 130:
             # Typer turns an interrupt into this code without a word, as a run does whose cells were cut.
             _complain(_INTERRUPTED)
@@ -245,15 +257,42 @@ def main() -> None:
         _complain(_INTERRUPTED)
         code = 130
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to say, and Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone; nothing is left to say.
+        _abandon_stdout()
         code = 141
     except Exception as error:
         if os.environ.get("COINBENCH_TRACEBACK"):
             raise
-        _complain(f"internal error: {type(error).__name__}: {error} (COINBENCH_TRACEBACK=1 shows where)")
+        if known := refused(error, "standard output"):
+            _complain(str(known))
+            _abandon_stdout()
+        else:
+            _complain(f"internal error: {type(error).__name__}: {error} (COINBENCH_TRACEBACK=1 shows where)")
     sys.exit(code)
 
 
+def _command() -> int:
+    """Run the command and hand over all that it printed."""
+    for word in sys.argv[1:]:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(f"{word!a}: not UTF-8; rename the file or folder")
+    try:
+        code = app(prog_name="coinbench", standalone_mode=False) or 0
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            # Typer ends the process with 1 and without a word.
+            raise error.__context__ from None
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def _abandon_stdout() -> None:
+    # What could not be written is still in the buffer; Python must not complain of it at exit.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(message: str) -> None:
-    print("coinbench: " + " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError):
+        print("coinbench: " + " ".join(message.split()), file=sys.stderr)

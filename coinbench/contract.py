@@ -18,7 +18,7 @@ from coinbench import plugins
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
 from coinbench.digests import source_file
-from coinbench.errors import CoinbenchError, ContractError, MetricError
+from coinbench.errors import CoinbenchError, ContractError, MetricError, is_out_of_memory
 from coinbench.models import Classifier
 from coinbench.results import Score
 
@@ -176,9 +176,11 @@ def raising(what: str, owner: Callable[..., Any]) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ContractError(f"{what} raised {plugins.told(error, *_files(owner))}") from error
-    except (CoinbenchError, MemoryError, torch.OutOfMemoryError, OSError):
+    except (CoinbenchError, OSError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ContractError(f"{what} raised {plugins.told(error, *_files(owner))}") from error
 
 

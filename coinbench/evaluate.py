@@ -14,7 +14,7 @@ from coinbench.artefact import fit_rng
 from coinbench.bank import build_bank
 from coinbench.coin import CoIN
 from coinbench.config import Cell, EvaluationConfig
-from coinbench.errors import CoinbenchError, MetricError
+from coinbench.errors import CoinbenchError, MetricError, is_out_of_memory
 from coinbench.exhibits import save_exhibits
 from coinbench.files import write_json
 from coinbench.log import Log
@@ -123,9 +123,11 @@ def _noting(name: str, failures: Failures) -> Iterator[None]:
         failures[name] = f"{error}{hint}"
     except FileNotFoundError as error:
         failures[name] = plugins.told(error) + hint
-    except (MemoryError, torch.OutOfMemoryError, OSError, CoinbenchError):
+    except (OSError, CoinbenchError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         failures[name] = plugins.told(error) + hint
 
 

@@ -137,9 +137,9 @@ def _amplified(concepts: Concepts, k: int, value: float) -> Concepts:
 def _reconstructions(coin: CoIN, problem: Problem, folder: Path) -> dict[str, Any]:
     """Write the first test images of as many classes as fit, and their reconstructions."""
     labels = problem.test.labels
-    first = [int(np.flatnonzero(labels == y)[0]) for y in np.unique(labels)]
-    others = [row for row in range(len(labels)) if row not in first]
-    rows = np.array([*first, *others][:N_RECONSTRUCTIONS])
+    first = np.unique(labels, return_index=True)[1]
+    others = np.setdiff1d(np.arange(len(labels)), first)
+    rows = np.concatenate([first, others])[:N_RECONSTRUCTIONS]
     batch = problem.test.take(rows)
     concepts = coin.encode(batch.images)
     _strip(list(to_uint8(batch.images)), folder / "originals.png")

@@ -225,7 +225,7 @@ class Planned:
     @property
     def measured(self) -> bool:
         """Tell whether it has numbers on disk, if not of every metric."""
-        return (self.folder / "results.parquet").is_file()
+        return all((self.folder / name).is_file() for name in ("results.parquet", "unavailable.json"))
 
 
 def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:

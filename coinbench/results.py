@@ -94,8 +94,8 @@ def read(folder: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); run the same command again") from error
+        raise DataError(f"{path}: not readable ({error}); delete it and run the same command again") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; run the same command again")
+        raise DataError(f"{path}: column {missing[0]!r} is missing; delete it and run the same command again")
     return table

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
+from coinbench.files import cannot_write
 from coinbench.log import Log
 from coinbench.models import channels_last
 from coinbench.weights import own_state, write
@@ -235,24 +237,30 @@ class _Rows:
         if start and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
-            kept = [header] + [row for row in rows if int(row[0]) <= start]
+            # A full disk may have left half a row.
+            kept = [header] + [row for row in rows if len(row) == len(header) and int(row[0]) <= start]
             self.seconds = float(kept[-1][1]) if len(kept) > 1 else 0.0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(kept)
         self.header = bool(kept)
+        self._write("w", kept)
 
     def write(self, step: int, seconds: float, rate: float, total: float, terms: dict[str, float]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if not self.header:
-                writer.writerow(["step", "seconds", "rate", "loss", *terms])
-                self.header = True
-            values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
-            writer.writerow([step, f"{self.seconds + seconds:.2f}", *values])
+        values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
+        rows = [[str(step), f"{self.seconds + seconds:.2f}", *values]]
+        if not self.header:
+            rows.insert(0, ["step", "seconds", "rate", "loss", *terms])
+            self.header = True
+        self._write("a", rows)
         if self.board is not None:
             for name, value in {"rate": rate, "loss": total, **terms}.items():
                 self.board.add_scalar(name, value, step)
+
+    def _write(self, mode: Literal["w", "a"], rows: list[list[str]]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
 
 def _board(log: Log, start: int):

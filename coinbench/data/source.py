@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coinbench.errors import DataError
 from coinbench.files import write_atomically
 from coinbench.rng import Rng
 
@@ -72,15 +73,22 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
     """Return uint8 [n, size, size, C] as a memory map of `path`, drawn or decoded there once.
 
     The file is written beside and renamed, so a killed run leaves no half map.
+
+    Raises:
+        DataError: the file is damaged, or an image cannot be read.
     """
     shape = (len(index), size, size, source.channels)
     if not path.is_file():
-        with write_atomically(path) as temporary:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        # Written, not mapped: on a full disk a write fails, while a store into a map kills the process.
+        with write_atomically(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(index), 256):
-                part = index[start : start + 256]
-                array[start : start + len(part)] = source.images(part, size)
-            array.flush()
-    array = np.load(path, mmap_mode="r")
-    assert array.shape == shape, f"{path}: shape {array.shape}, expected {shape}"
+                file.write(source.images(index[start : start + 256], size).tobytes())
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}); delete it and run again") from error
+    if array.shape != shape or array.dtype != np.uint8:
+        raise DataError(f"{path}: holds {array.dtype} {array.shape}, expected uint8 {shape}; delete it and run again")
     return array
