@@ -19,7 +19,7 @@ from coinbench.errors import CoinbenchError
 from coinbench.files import read_json, write_json
 from coinbench.log import Log
 from coinbench.models import channels_last
-from coinbench.overrides import validate
+from coinbench.plan import read_cell
 from coinbench.pretrain import WEIGHTS, load_problem
 from coinbench.problem import Problem
 from coinbench.rng import Rng
@@ -68,9 +68,9 @@ class Artefact:
         """The configuration it was made with.
 
         Raises:
-            UsageError: cell.json is no cell.
+            DataError: cell.json is no cell.
         """
-        return validate(Cell, read_json(self.path / "cell.json"))
+        return read_cell(self.path / "cell.json")
 
     def load(self, cache: Cache, device: str = "cpu") -> tuple[CoIN, Problem]:
         """Return the trained network and its problem; f and G come from the cache, or are trained again.
@@ -124,6 +124,9 @@ def origin(spec: MethodSpec, problem: Problem) -> dict[str, Any]:
 
 
 def _seconds(folder: Path) -> dict[str, float | None]:
-    log = folder / "train.csv"
-    last = log.read_text(encoding="utf-8").splitlines()[-1].split(",") if log.is_file() else []
-    return {"fit": float(last[1]) if last else None, **read_json(folder / "seconds.json")}
+    try:
+        last = (folder / "train.csv").read_text(encoding="utf-8").splitlines()[-1].split(",")
+        fit = float(last[1])
+    except (OSError, ValueError, IndexError):  # a method without a training loop, or a damaged log
+        fit = None
+    return {"fit": fit, **read_json(folder / "seconds.json")}

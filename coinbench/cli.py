@@ -293,6 +293,16 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_LONGEST = 1000
+"""Characters of a message; it may quote a name or a value of any length."""
+
+
 def _complain(message: str) -> None:
+    message = " ".join(message.split())
+    # What is wrong stands at the start, the remedy at the end.
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    # A quoted name may hold anything, codes that steer the terminal among it.
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     with suppress(OSError):
-        print("coinbench: " + " ".join(message.split()), file=sys.stderr)
+        print(f"coinbench: {printable}", file=sys.stderr)

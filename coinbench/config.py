@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from coinbench import registry
+
+
+def absolute(path: Path) -> Path:
+    """Return a path from the root: a worker may run in another folder than the command that was given.
+
+    Raises:
+        ValueError: it begins with ~NAME and nobody has that name.
+    """
+    try:
+        return Path(os.path.abspath(path.expanduser()))
+    except RuntimeError as error:
+        raise ValueError(f"no such user ({error})") from error
 
 
 class Config(BaseModel):
@@ -246,10 +260,19 @@ class Experiment(Config):
 
     data: SerializeAsAny[DataConfig]
     problem: ProblemConfig
-    methods: dict[str, Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]]
+    methods: dict[str, Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]] = Field(min_length=1)
+    """Settings by name of the method."""
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @field_validator("data", mode="before")
     @classmethod
     def _data(cls, value: Any) -> Any:
         return registry.typed(registry.PROBLEMS, value)
+
+    @field_validator("methods")
+    @classmethod
+    def _under_their_names(cls, value: dict[str, MethodConfig]) -> dict[str, MethodConfig]:
+        for key, method in value.items():
+            if key != method.name:
+                raise ValueError(f"the settings of {method.name!r} stand under {key!r}")
+        return value

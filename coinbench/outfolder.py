@@ -20,7 +20,7 @@ def record(config: RunConfig, out: Path) -> None:
     if path.is_file():
         try:
             old = validate(RunConfig, read_json(path))
-        except UsageError as error:
+        except CoinbenchError as error:
             raise UsageError(f"{path}: not the settings of a run ({error}); choose another --out") from error
         for dataset, variants in config.experiments.items():
             for variant, new in variants.items():

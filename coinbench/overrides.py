@@ -26,6 +26,13 @@ _NUMBERS = {
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers: YAML 1.1 reads the seeds 1:3 as 63 in base 60, and 1e-3 as text."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Refuse a key that is given twice: YAML takes the last without a word."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"key {twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
@@ -45,11 +52,49 @@ def parse(text: str) -> tuple[list[str], Any]:
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise UsageError(f"--set {text!r}: expected path=value, as in --set method.gamma=0.2")
+        raise UsageError(f"--set {short(text)}: expected path=value, as in --set method.gamma=0.2")
     try:
-        return keys, yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text!r}: the value is not readable ({_first(error)})") from error
+        return keys, _load(value)
+    except ValueError as error:
+        raise UsageError(f"--set {short(text)}: the value is not readable ({error})") from error
+
+
+_DEEPEST, _MOST = 20, 10_000
+
+
+def _load(text: str) -> Any:
+    """Read YAML.
+
+    Raises:
+        ValueError: it is none, or a value without end; the text is one line.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+        _count(value, 0)
+    # Besides its own errors PyYAML raises those of int(), date(), ... and, on deep nesting, RecursionError.
+    except Exception as error:
+        raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from error
+    return value
+
+
+def _count(value: Any, depth: int, seen: int = 0) -> int:
+    """Count the values of a tree; anchors can make one that has no end, or that a few lines blow up."""
+    if depth > _DEEPEST or seen > _MOST:
+        raise ValueError(f"more than {_DEEPEST} levels or {_MOST} values")
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    for part in parts:
+        seen = _count(part, depth + 1, seen)
+    return seen + 1
+
+
+def short(value: Any) -> str:
+    """Return a value as a message quotes it.
+
+    >>> short("a" * 200)[-4:]
+    "aa…'"
+    """
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:98]}…{text[-1]}"
 
 
 def apply(model: BaseModel, changes: Iterable[tuple[list[str], Any]], fields: Tree) -> Any:
@@ -79,6 +124,8 @@ def _expand(keys: list[str], tree: Tree) -> list[list[str]]:
         return [keys]
     if len(keys) == 1:
         raise UsageError("--set method=...: name a field, as in --set method.gamma=0.2")
+    if not isinstance(tree["methods"], dict) or not all(isinstance(c, dict) for c in tree["methods"].values()):
+        raise UsageError(f"--set methods: expected settings by method, got {short(tree['methods'])}")
     holders = [name for name, config in tree["methods"].items() if keys[1] in config]
     if not holders:
         known = sorted({key for config in tree["methods"].values() for key in config})
@@ -136,13 +183,13 @@ def read_yaml(path: Path) -> Tree:
         UsageError: it is missing, no YAML, or no mapping.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"--config {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not readable ({error})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {path}: not readable as YAML ({_first(error)})") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: not readable as YAML ({error})") from error
     if not isinstance(tree, dict):
         raise UsageError(f"--config {path}: expected a mapping of settings, got {type(tree).__name__}")
     return tree
@@ -163,8 +210,4 @@ def validate(model: type[BaseModel], tree: Tree) -> Any:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "missing":
             raise UsageError(f"{where}: required; give it with --set {where}=...{more}") from error
-        raise UsageError(f"{where}: {message}, got {first['input']!r}{more}") from error
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0]
+        raise UsageError(f"{where}: {message}, got {short(first['input'])}{more}") from error

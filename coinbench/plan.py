@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from coinbench import registry
 from coinbench.cache import Cache
 from coinbench.config import Cell, Config, DataConfig, Experiment
 from coinbench.digests import cell_digest
-from coinbench.errors import UsageError, unknown
+from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
 from coinbench.presets import preset
@@ -24,9 +24,16 @@ class RunConfig(Config):
     experiments: dict[str, dict[str, Experiment]] = Field(min_length=1)
     """Data set -> variant -> experiment."""
     metrics: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     plugins: dict[str, str] = Field(default_factory=dict)
     """What of it is not coinbench's, as "method pca" -> where it came from."""
+
+    @field_validator("metrics", "seeds")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each may be given once only")
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,12 +227,37 @@ class Planned:
     @property
     def done(self) -> bool:
         """Tell whether all its numbers are on disk."""
-        return self.measured and not read_json(self.folder / "unavailable.json")
+        return self.measured and not self.unavailable
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Return the metrics without numbers of a measured cell, with the reasons.
+
+        Raises:
+            DataError: the file that says so is damaged.
+        """
+        path = self.folder / "unavailable.json"
+        try:
+            found = read_json(path)
+            if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+                raise CoinbenchError(f"{path}: not a list of metrics with reasons")
+        except CoinbenchError as error:
+            raise DataError(f"{error}; {self.remedy}") from error
+        return found
+
+    @property
+    def remedy(self) -> str:
+        """Return what helps where a file of the cell is damaged: what was trained is in the cache."""
+        return _remedy(self.folder)
 
     @property
     def measured(self) -> bool:
         """Tell whether it has numbers on disk, if not of every metric."""
         return all((self.folder / name).is_file() for name in ("results.parquet", "unavailable.json"))
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} and run the same command again"
 
 
 def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
@@ -262,6 +294,12 @@ def read_cell(path: Path) -> Cell:
     """Read a cell that was written as JSON.
 
     Raises:
-        UsageError: it is no cell.
+        DataError: it is no cell.
     """
-    return validate(Cell, read_json(path))
+    try:
+        cell = validate(Cell, read_json(path))
+        for metric in cell.metrics:
+            registry.METRICS.check(metric)
+    except CoinbenchError as error:
+        raise DataError(f"{path}: not the settings of a cell ({error}); {_remedy(path.parent)}") from error
+    return cell

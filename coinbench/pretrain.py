@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coinbench import registry, weights
 from coinbench.cache import Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
-from coinbench.data.source import SPLITS, Source, pixels
+from coinbench.data.source import SPLITS, Source, check, pixels
 from coinbench.digests import classifier_digest, generator_digest
 from coinbench.log import Log
 from coinbench.models import Classifier, channels_last
@@ -29,9 +29,9 @@ def open_source(config: DataConfig, cache: Cache) -> Source:
     """Open a data set; reads no pixels.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing or damaged, or no task (`coinbench.data.source.check`).
     """
-    return registry.PROBLEMS.load(config.name).open(config, cache.root)
+    return check(registry.PROBLEMS.load(config.name).open(config, cache.root), config.name)
 
 
 def load_split(name: str, config: DataConfig, source: Source, cache: Cache, device: torch.device) -> Split:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coinbench.errors import DataError
 from coinbench.files import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Records = dict[str, np.ndarray]
 """Columns of equal length (a column may be [n, d]), one row per measured thing."""
@@ -35,19 +39,21 @@ def read(path: Path) -> Records:
     Raises:
         DataError: the file is missing or no Parquet.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: not readable as records ({error}); run the cell again") from error
-    records = {}
-    for name in table.column_names:
-        column = table.column(name).combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            width = column.type.list_size
-            records[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        else:
-            records[name] = column.to_numpy(zero_copy_only=False)
-    return records
+        return {name: _column(table.column(name).combine_chunks()) for name in table.column_names}
+    # A damaged Parquet raises almost anything: ArrowInvalid, ArrowNotImplementedError, MemoryError, ...
+    except Exception as error:
+        raise DataError(
+            f"{path}: not readable as records ({error}); delete {path.parents[1]} and run the same command again"
+        ) from error
+
+
+def _column(column: pa.Array) -> np.ndarray:
+    import pyarrow as pa
+
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)

@@ -82,8 +82,8 @@ def find(folder: Path) -> Path:
     return path
 
 
-def read(folder: Path) -> pd.DataFrame:
-    """Read the results of a run folder.
+def read(folder: Path, remedy: str = "run the same command again") -> pd.DataFrame:
+    """Read the results of a run folder, or of a cell; `remedy` ends the message where they are damaged.
 
     Raises:
         DataError: the folder holds no results, or a file that is no table of results.
@@ -93,9 +93,30 @@ def read(folder: Path) -> pd.DataFrame:
     path = find(folder)
     try:
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); delete it and run the same command again") from error
+    # A damaged Parquet raises almost anything: ArrowInvalid, KeyError, NotImplementedError, MemoryError, ...
+    except Exception as error:
+        raise DataError(f"{path}: not readable ({error}); {remedy}") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; delete it and run the same command again")
+        raise DataError(f"{path}: column {missing[0]!r} is missing; {remedy}")
+    for column in COLUMNS:
+        if not _holds(table[column], column):
+            raise DataError(f"{path}: column {column!r} holds what it should not; {remedy}")
     return table
+
+
+_WHOLE, _REAL = ("seed", "n", "version"), ("value", "low", "high")
+
+
+def _holds(values: pd.Series, column: str) -> bool:
+    """Tell whether a column holds what its name says."""
+    import pandas as pd
+
+    if column in _WHOLE:
+        return pd.api.types.is_integer_dtype(values)
+    if column in _REAL:
+        return pd.api.types.is_float_dtype(values)
+    if column == "higher_is_better":
+        # None where neither direction is better, which Parquet and pandas keep as None or NaN.
+        return pd.api.types.infer_dtype(values.dropna().astype(object)) in ("boolean", "empty")
+    return pd.api.types.infer_dtype(values, skipna=False) in ("string", "empty")

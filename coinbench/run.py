@@ -11,7 +11,7 @@ from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
 from coinbench.executors.local import LocalExecutor, Outcome
-from coinbench.files import read_json, write_json
+from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
 from coinbench.progress import Display
@@ -63,7 +63,7 @@ def run(
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.
         _forget([cell for cell in planned if cell.cell.method.name in force], cache)
         plan = {"cells": [cell.digest for cell in planned]}
-        same = (out / "plan.json").is_file() and read_json(out / "plan.json") == plan
+        same = reports.folder.load(out / "plan.json") == plan
         if not same or not all(cell.done for cell in planned):
             # Gone before anything changes, so that a killed run leaves no report of other results.
             (out / "report.html").unlink(missing_ok=True)
@@ -87,9 +87,9 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
     for cell in planned:
         if not cell.measured:
             continue
-        table = results.read(cell.folder)
+        table = results.read(cell.folder, cell.remedy)
         tables.append(table.assign(run=out.name, cell=cell.digest, variant=cell.cell.variant))
-        for metric, reason in read_json(cell.folder / "unavailable.json").items():
+        for metric, reason in cell.unavailable.items():
             unavailable[f"{cell.label}: {metric}"] = reason
         # A dead concept has no images of its own (n = 0); a number about all of them must have.
         broken = table[table["value"].isna() | ((table["n"] == 0) & (table["subject"] == "all"))]

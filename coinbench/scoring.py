@@ -48,7 +48,14 @@ def _replaced(table: Any, name: str, path: Path, config: Any, bootstrap: int | N
     metric = registry.METRICS.load(registry.METRICS.stored(name))
     if bootstrap is not None:
         config = config.model_copy(update={"bootstrap": bootstrap})
-    scores = metric.score(records.read(path), config)
+    found = records.read(path)
+    try:
+        scores = metric.score(found, config)
+    except Exception as error:
+        raise DataError(
+            f"{path}: {name} makes no numbers of these records ({type(error).__name__}: {error}); "
+            f"delete {path.parents[1]} and run the same command again"
+        ) from error
     same = {column: table[column].iloc[0] for column in ("run", "dataset", "method", "seed", "variant")}
     same |= {column: table[column].iloc[0] for column in ("classifier_digest", "cell")}
     mine = {spec.name for spec in metric.specs}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -24,7 +24,7 @@ from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.files import cannot_write
 from coinbench.log import Log
 from coinbench.models import channels_last
-from coinbench.weights import own_state, write
+from coinbench.weights import own_state, unfit, write
 
 Loss = Callable[[int], dict[str, Tensor]]
 """Micro-batch number -> weighted terms, whose sum is minimised."""
@@ -201,23 +201,47 @@ class _State:
             mine = {f"module.{k}": v for k, v in self._own().items()}
             mine |= {f"average.{k}": v for k, v in self.average.items()}
             for key, value in mine.items():
-                if value.shape != tensors[key].shape:
-                    raise ValueError(f"{key} has shape {list(tensors[key].shape)}, expected {list(value.shape)}")
-            for key, value in mine.items():
-                value.copy_(tensors[key])
+                if wrong := unfit(tensors[key], value):
+                    raise ValueError(f"{key} has {wrong}")
             entries: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 kind, _, rest = key.partition(".")
                 if kind == "optimiser":
                     number, _, name = rest.partition(".")
                     entries.setdefault(int(number), {})[name] = value
+            self._check(entries)
+            step = int(metadata["step"])
+            if not 0 <= step <= self.config.steps:
+                raise ValueError(f"step {step} of {self.config.steps}")
+            for key, value in mine.items():
+                value.copy_(tensors[key])
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": entries, "param_groups": groups})
             if self.scaler.is_enabled():
                 self.scaler.update(float(metadata["scale"]))
-            return int(metadata["step"])
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            return step
+        except DataError:
+            raise
+        # Besides its own errors safetensors passes on those of the system and of torch.
+        except Exception as error:
             raise DataError(f"{path}: not a checkpoint of this network ({error}); delete it to start anew") from error
+
+    def _check(self, entries: dict[int, dict[str, Tensor]]) -> None:
+        """Refuse a state of the optimiser that its next step would trip over, or take by broadcasting.
+
+        Raises:
+            ValueError: says what does not fit.
+        """
+        expected = {"momentum_buffer"} if self.config.optimiser == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+        for number, state in entries.items():
+            if not 0 <= number < len(self.parameters) or state.keys() != expected:
+                raise ValueError(f"optimiser.{number} holds {', '.join(sorted(state))}")
+            for name, value in state.items():
+                like = torch.zeros(()) if name == "step" else self.parameters[number]
+                if wrong := unfit(value, like):
+                    raise ValueError(f"optimiser.{number}.{name} has {wrong}")
+                if not value.isfinite().all() or (name in ("step", "exp_avg_sq") and (value < 0).any()):
+                    raise ValueError(f"optimiser.{number}.{name} has values that no step leaves")
 
 
 def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
@@ -235,11 +259,7 @@ class _Rows:
         self.seconds = 0.0
         kept: list[list[str]] = []
         if start and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                header, *rows = list(csv.reader(file)) or [[]]
-            # A full disk may have left half a row.
-            kept = [header] + [row for row in rows if len(row) == len(header) and int(row[0]) <= start]
-            self.seconds = float(kept[-1][1]) if len(kept) > 1 else 0.0
+            kept, self.seconds = _kept(self.path, start)
         self.header = bool(kept)
         self._write("w", kept)
 
@@ -261,6 +281,21 @@ class _Rows:
                 csv.writer(file).writerows(rows)
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def _kept(path: Path, start: int) -> tuple[list[list[str]], float]:
+    """Return header and rows of a log up to a step, and the seconds until then.
+
+    Of a damaged log nothing is kept: the checkpoint alone decides how a training goes on.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        # A full disk may have left half a row.
+        rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= start]
+        return [header, *rows], float(rows[-1][1]) if rows else 0.0
+    except (OSError, ValueError, IndexError, csv.Error):
+        return [], 0.0
 
 
 def _board(log: Log, start: int):

@@ -54,7 +54,8 @@ def load(module: nn.Module, path: Path, shared: Iterable[nn.Module] = ()) -> Non
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in list(file.keys())}
-    except (SafetensorError, OSError) as error:
+    # Besides its own errors safetensors passes on those of the system and of torch.
+    except Exception as error:
         raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
     own = own_state(module, shared)
     for kind, names in (
@@ -64,10 +65,21 @@ def load(module: nn.Module, path: Path, shared: Iterable[nn.Module] = ()) -> Non
         if names:
             raise DataError(f"{path}: {kind} tensor {min(names)!r}; it belongs to another network; {remedy}")
     for name, value in own.items():
-        if value.shape != tensors[name].shape:
-            found = list(tensors[name].shape)
-            raise DataError(f"{path}: {name!r} has shape {found}, expected {list(value.shape)}; {remedy}")
+        if wrong := unfit(tensors[name], value):
+            raise DataError(f"{path}: {name!r} has {wrong}; {remedy}")
+    for name, value in own.items():
         value.copy_(tensors[name])
+
+
+def unfit(given: Tensor, expected: Tensor) -> str:
+    """Return why a tensor cannot take the place of another; empty where it can.
+
+    >>> unfit(torch.zeros(2), torch.zeros(3))
+    'shape [2], expected [3]'
+    """
+    if given.shape != expected.shape:
+        return f"shape {list(given.shape)}, expected {list(expected.shape)}"
+    return "" if given.dtype == expected.dtype else f"type {given.dtype}, expected {expected.dtype}"
 
 
 def digest(module: nn.Module, shared: Iterable[nn.Module] = ()) -> str:

@@ -181,6 +181,7 @@ def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Pl
                 lines[name] = axes.plot(log["step"], log[name], label=name, color=shade, linewidth=width)[0]
             axes.set(title=f"{one.title}, {dataset}", xlabel="step")
             axes.set_yscale("symlog", linthresh=1e-3)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panels[0].set_ylabel("loss term")
         figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=5, fontsize=7)
         return figure

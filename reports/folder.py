@@ -51,7 +51,7 @@ class Record:
 
         A dead concept has no images of its own (n = 0), yet its score of 0.5 counts in the mean over concepts.
         """
-        return not math.isnan(self.value) and (self.n > 0 or self.subject != "all")
+        return math.isfinite(self.value) and (self.n > 0 or self.subject != "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,7 @@ def budget(run: RunFolder, series: Sequence[Series]) -> str:
         for one in series:
             key = (dataset, one.method, one.variant)
             cells = [c for c in run.cells if (c.dataset, c.method, c.variant) == key and c.steps]
-            logs = [c.provenance.get("seconds") for c in cells]
-            seconds = [log["fit"] for log in logs if isinstance(log, dict) and log.get("fit")]
+            seconds = [number for c in cells if (number := _number(mapping(c.provenance.get("seconds")).get("fit")))]
             if seconds:
                 spent.append(f"{one.title} {cells[0].steps} steps in {sum(seconds) / len(seconds):.0f} s")
         said += [f"{dataset}: {', '.join(spent)}"] if spent else []
@@ -195,8 +194,8 @@ def budget(run: RunFolder, series: Sequence[Series]) -> str:
 def titles_of(path: Path) -> dict[str, str]:
     """Return the names of methods in tables, as the cells of a run folder recorded them."""
     folders = sorted(file.parent for file in (path / "cells").glob("*/provenance.json"))
-    pairs = ((load(f / "cell.json").get("method"), load(f / "provenance.json")) for f in folders)
-    named = ((method.get("name"), origin.get("title")) for method, origin in pairs if isinstance(method, dict))
+    pairs = ((mapping(load(f / "cell.json").get("method")), load(f / "provenance.json")) for f in folders)
+    named = ((method.get("name"), origin.get("title")) for method, origin in pairs)
     return {str(name): str(title) for name, title in named if name and title}
 
 
@@ -212,6 +211,7 @@ def _record(row: dict[str, Any]) -> Record:
     row |= {key: str(row[key]) for key in (*texts, "protocol", "classifier_digest", "cell")}
     row |= {key: int(row[key]) for key in ("seed", "n", "version")}
     row |= {key: float(row[key]) for key in ("value", "low", "high")}
+    row |= {key: math.nan for key in ("low", "high") if math.isinf(row[key])}
     # A column of True, False and None comes back from Parquet with NaN for None.
     row["higher_is_better"] = None if better is None or better != better else bool(better)
     return Record(**row)
@@ -219,19 +219,17 @@ def _record(row: dict[str, Any]) -> Record:
 
 def _read_cell(path: Path) -> CellFolder:
     config, error = load(path / "cell.json"), load(path / "error.json")
-    method, data = (part if isinstance(part := config.get(key), dict) else {} for key in ("method", "data"))
-    train = method.get("train")
-    seed = config.get("seed")
+    method, data = mapping(config.get("method")), mapping(config.get("data"))
     return CellFolder(
         path=path,
         dataset=str(config.get("dataset", _UNKNOWN)),
         method=str(method.get("name", _UNKNOWN)),
         variant=str(config.get("variant", "default")),
-        seed=seed if isinstance(seed, int) else 0,
+        seed=int(_number(config.get("seed")) or 0),
         status="failed" if error else "unfinished",
         error=str(error.get("error", "")),
         provenance=load(path / "provenance.json"),
-        steps=train.get("steps") if isinstance(train, dict) else None,
+        steps=int(_number(mapping(method.get("train")).get("steps")) or 0) or None,
         title=str(data.get("title") or ""),
         fingerprint=str(config.get("data_fingerprint", "")),
     )
@@ -247,9 +245,21 @@ def load(path: Path) -> dict[str, Any]:
     """Read a JSON object; what a cell cut short left half-done or not at all counts as empty."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # Half a surrogate pair is a text to JSON, and to nobody that writes a report.
+        json.dumps(value, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError):
         return {}
+    return mapping(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return what should be a JSON object, or an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> int | float | None:
+    """Return what should be a number, or None."""
+    return value if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def series_of(keys: Iterable[tuple[str, str]], titles: Mapping[str, str] | None = None) -> list[Series]:

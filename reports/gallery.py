@@ -176,7 +176,7 @@ class _Strips:
         """Return what `parse` makes of the index; None where it is not as exhibits.py writes it."""
         try:
             return parse(self, index)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
             self.broken.append(INDEX)
             return None
 
@@ -275,7 +275,8 @@ def read_strip(path: Path, tile: Sequence[int] | None) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError):
+    # Pillow raises almost anything on a damaged file.
+    except Exception:
         return None
     width = int(tile[1]) if tile else pixels.shape[0]
     if pixels.shape[1] % width:

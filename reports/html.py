@@ -17,7 +17,7 @@ from PIL import Image
 
 from coinbench.reports import gallery
 from coinbench.reports.drawing import Plot
-from coinbench.reports.folder import CellFolder, RunFolder, Series, series_of
+from coinbench.reports.folder import CellFolder, RunFolder, Series, mapping, series_of
 from coinbench.reports.gallery import Exhibits, Images
 from coinbench.reports.layout import Numbers, Table, protocol
 from coinbench.reports.tables import title_of
@@ -201,8 +201,8 @@ def _summary(cell: CellFolder) -> dict[str, str]:
     """Return what the table of cells shows of a cell's provenance."""
     seconds = cell.provenance.get("seconds")
     # A method without a training loop has no time of its fit.
-    parts = {k: v for k, v in seconds.items() if v is not None} if isinstance(seconds, dict) else {}
-    total = parts.get("total", sum(v for v in parts.values() if isinstance(v, int | float)))
+    parts = {key: value for key, value in mapping(seconds).items() if isinstance(value, int | float)}
+    total = parts.get("total", sum(parts.values()))
     if isinstance(seconds, int | float):
         total = seconds
     return {

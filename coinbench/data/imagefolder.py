@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from coinbench.config import DataConfig, digest
+from coinbench.config import DataConfig, absolute, digest
 from coinbench.data.decode import (
     RULES,
     VERSION,
@@ -53,8 +53,7 @@ class ImageFolderConfig(DataConfig):
     @field_validator("root")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        # A worker may run in another folder than the command that was given.
-        return Path(os.path.abspath(value.expanduser()))
+        return absolute(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -88,12 +87,17 @@ class ImageFolder(Source):
         self.channels = config.channels
         self.is_test = _is_test(entries)
         class_names = _class_names(config.root, entries, self.is_test)
+        _refuse_lost(config.root, listing.entries, class_names)
         number = {name: i for i, name in enumerate(class_names)}
         self.labels = np.array([number[entry.label] for entry in entries], dtype=np.int64)
         self.fingerprint = hashlib.sha256(
             json.dumps([VERSION, self.channels, *self._rows(class_names)]).encode()
         ).hexdigest()
         self.card = _card(config, class_names, entries)
+        untested = sorted(set(class_names) - {e.label for e, test in zip(entries, self.is_test, strict=True) if test})
+        if untested:
+            more = f" and {len(untested) - 10} more" if len(untested) > 10 else ""
+            self._listed = [*self._listed, f"no test images: {', '.join(map(shown, untested[:10]))}{more}"]
 
     def _rows(self, class_names: tuple[str, ...]) -> Iterable[tuple[str, str, bool, str]]:
         for name, label, test, facts in zip(self._names, self.labels, self.is_test, self._facts, strict=True):
@@ -224,6 +228,12 @@ def _class_names(root: Path, entries: list[Entry], is_test: np.ndarray) -> tuple
         raise DataError(f"{where}: one class only ({train.pop()!r}); a classifier needs two or more")
     numeric = all(map(_is_number, train))
     return tuple(sorted(train, key=lambda name: (float(name) if numeric else 0.0, name)))
+
+
+def _refuse_lost(root: Path, listed: list[Entry], class_names: tuple[str, ...]) -> None:
+    """Refuse to go on without a class all of whose images were left out as unusable."""
+    for name in sorted({entry.label for entry in listed} - set(class_names)):
+        raise DataError(f"data.root={root}: class {name!r} has no usable image; repair some, or remove the class")
 
 
 def _is_number(name: str) -> bool:

@@ -111,8 +111,21 @@ def _from_folders(root: Path, found: _Found) -> tuple[list[Entry], list[str]]:
         nested = sorted({path.parent for mark in ("train", "labels.csv") for path in root.glob(f"*/{mark}")})
         hint = f"did you mean {nested[0]}?" if nested else "name the right folder with --set data.root=DIR"
         raise DataError(f"data.root={root}: no images in train/CLASS/ or test/CLASS/, and no labels.csv; {hint}")
+    _refuse_empty(root, entries)
     notes = [f"{outside} images outside train/CLASS and test/CLASS ignored"] if outside else []
     return entries, notes
+
+
+def _refuse_empty(root: Path, entries: list[Entry]) -> None:
+    """Refuse a class folder without an image: most often a copy that failed, and a class that nobody would miss."""
+    filled = {(entry.split, entry.label) for entry in entries}
+    for split in SPLITS:
+        for folder in sorted((root / split).glob("*/")):
+            if (split, folder.name) not in filled and not _is_hidden(folder.name):
+                raise DataError(
+                    f"data.root={root}: class {shown(folder.name)!r}: {split}/{shown(folder.name)} holds no image; "
+                    "add some, or remove the folder"
+                )
 
 
 def _from_table(table: Path, label_column: str | None, found: _Found) -> tuple[list[Entry], list[str]]:
@@ -123,6 +136,9 @@ def _from_table(table: Path, label_column: str | None, found: _Found) -> tuple[l
     label_column = _label_column(table, header, label_column)
     if "file" not in header:
         raise DataError(f"{table}: no column 'file' (there are: {', '.join(header)}); add it")
+    for column in ("file", label_column, "split"):
+        if header.count(column) > 1:
+            raise DataError(f"{table}: {header.count(column)} columns {column!r}; keep one")
     # What a row lacks at its end reads as empty, and is refused as such below.
     records = [
         (line, dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False))) for line, cells in rows
@@ -176,7 +192,7 @@ def _label_column(table: Path, header: list[str], asked: str | None) -> str:
 def _image_folder(root: Path, files: Iterable[str]) -> Path:
     """Return what file names are relative to: the root or, if it holds none of them, its only sub-folder."""
     inner = [path for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)]
-    if len(inner) != 1 or any((root / file.strip()).is_file() for file in files):
+    if len(inner) != 1 or any(_is_file(root / file.strip()) for file in files):
         return root
     return inner[0]
 
@@ -187,9 +203,16 @@ def _name(where: str, root: Path, folder: Path, file: str) -> str:
         raise DataError(f"{where}: empty file; fill it in")
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{where}: {shown(file)} lies outside data.root; move it inside")
-    if not (folder / path).is_file():
+    if not _is_file(folder / path):
         raise DataError(f"{where}: {shown(file)} is not in {folder}; add the file or remove the row")
     return (folder / path).relative_to(root).as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for this file system
+        return False
 
 
 def _named(entries: list[Entry], label_column: str) -> list[Entry]:

@@ -62,11 +62,47 @@ class Source(ABC):
         return []
 
     def split(self, name: str, val_fraction: float) -> np.ndarray:
-        """Return the sorted positions of a split; val is carved from train by index hash, never from test."""
+        """Return the sorted positions of a split; val is carved from train by index hash, never from test.
+
+        A class keeps its first training image in train, so that f sees every class.
+        """
         position = np.arange(len(self.labels))
         in_val = Rng(0, ("val",)).uniform(position, 1)[:, 0] < val_fraction
+        trained = position[~self.is_test]
+        _, first = np.unique(self.labels[trained], return_index=True)
+        in_val[trained[first]] &= np.isin(self.labels[trained[first]], self.labels[~self.is_test & ~in_val])
         chosen = {"test": self.is_test, "val": ~self.is_test & in_val, "train": ~self.is_test & ~in_val}
         return position[chosen[name]]
+
+
+def check(source: Source, name: str) -> Source:
+    """Return `source` if a classifier can be trained and measured on it, whoever wrote it.
+
+    A class may lack test images: no number of its own is then measured for it. It may not lack training images.
+
+    Raises:
+        DataError: fewer than two classes, a label outside them, a class or a split without images.
+    """
+    labels, test, names = source.labels, source.is_test, source.card.class_names
+    if len(labels) != len(test):
+        raise DataError(f"{name}: {len(labels)} labels for {len(test)} images; mend the data set")
+    if len(names) < 2:
+        raise DataError(f"{name}: {len(names)} class ({', '.join(names)}); a classifier needs two or more")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if len(outside):
+        raise DataError(
+            f"{name}: image {outside[0]} has label {labels[outside[0]]}, outside 0..{len(names) - 1}, as have "
+            f"{len(outside) - 1} more; correct them, or the names of the classes"
+        )
+    empty = np.flatnonzero(np.bincount(labels[~test], minlength=len(names)) == 0)
+    if len(empty):
+        raise DataError(
+            f"{name}: class {names[empty[0]]!r} has no train images, as have {len(empty) - 1} more of {len(names)} "
+            "classes; add some, or leave the class out"
+        )
+    if not test.any():
+        raise DataError(f"{name}: no test images; add some")
+    return source
 
 
 def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarray:
@@ -87,8 +123,9 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
                 file.write(source.images(index[start : start + 256], size).tobytes())
     try:
         array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); delete it and run again") from error
-    if array.shape != shape or array.dtype != np.uint8:
-        raise DataError(f"{path}: holds {array.dtype} {array.shape}, expected uint8 {shape}; delete it and run again")
+        if (array.shape, array.dtype) != (shape, np.uint8):
+            raise ValueError(f"{array.dtype} {list(array.shape)}, expected uint8 {list(shape)}")
+    # A damaged header raises almost anything: ValueError, SyntaxError, EOFError, tokenize.TokenError, ...
+    except Exception as error:
+        raise DataError(f"{path}: not the pixels that were stored there ({error}); delete it and run again") from error
     return array

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -17,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 from pydantic import field_validator
 
-from coinbench.config import DataConfig
+from coinbench.config import DataConfig, absolute
 from coinbench.data.decode import resized
 from coinbench.data.source import Card, Source
 from coinbench.errors import DataError
@@ -35,8 +34,7 @@ class TorchvisionConfig(DataConfig):
     @field_validator("root")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        # A worker may run in another folder than the command that was given.
-        return None if value is None else Path(os.path.abspath(value.expanduser()))
+        return None if value is None else absolute(value)
 
 
 class FashionMNISTConfig(TorchvisionConfig):

@@ -9,7 +9,7 @@ import numpy as np
 
 from coinbench import registry
 from coinbench.config import DataConfig
-from coinbench.data.source import SPLITS, Source
+from coinbench.data.source import SPLITS, Source, check
 from coinbench.errors import DataError
 
 
@@ -27,7 +27,7 @@ def verify(config: DataConfig, cache: Path, expected: str | None = None) -> list
     Raises:
         DataError: data are missing, corrupt, changed since they were checked, or not the expected ones.
     """
-    source = registry.PROBLEMS.load(config.name).open(config, cache)
+    source = check(registry.PROBLEMS.load(config.name).open(config, cache), config.name)
     contents = source.contents()
     if expected is not None and source.fingerprint != expected:
         raise DataError(

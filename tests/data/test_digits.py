@@ -82,3 +82,15 @@ def test_data_modules_leave_torch_and_sklearn_alone():
     code += "print([m for m in ('torch', 'torchvision', 'sklearn', 'pandas') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_small_class_keeps_a_training_image_when_val_is_carved():
+    source = Digits()
+    before = source.split("val", 0.5)
+    source.labels = np.zeros(len(source.labels), np.int64)
+    assert np.array_equal(source.split("val", 0.5), before), "where no class is emptied nothing moves"
+    source.labels = np.arange(len(source.labels)) // 2
+    train, val = source.split("train", 0.5), source.split("val", 0.5)
+    assert sorted([*train, *val]) == np.flatnonzero(~source.is_test).tolist()
+    assert set(source.labels[train]) == set(source.labels[~source.is_test])
+    assert len(val) > 100

@@ -247,6 +247,19 @@ def test_splits_and_classes_that_make_no_task(tree, tmp_path):
         opened(tmp_path / "single")
 
 
+def test_a_class_without_test_images_is_allowed_and_said(tree):
+    paint(tree / "train" / "green" / "0.png")
+    assert opened(tree).notes() == ["no test images: green"]
+
+
+def test_a_class_lost_to_unusable_images_is_refused(tree):
+    for split in ("train", "test"):
+        (tree / split / "green").mkdir()
+        (tree / split / "green" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="class 'green' has no usable image; repair some"):
+        opened(tree, max_bad=2)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -262,6 +275,8 @@ def test_splits_and_classes_that_make_no_task(tree, tmp_path):
         ("file,label\n../tree/0.png,a\n", r"row 2: \.\./tree/0.png lies outside data.root"),
         ("file,label\n/etc/passwd,a\n", "row 2: /etc/passwd lies outside data.root"),
         ("file,label\n", "no train images"),
+        (f"file,label\n{'x' * 300}.png,a\n", "row 2: x+.png is not in "),
+        ("file,label,label\n0.png,a,b\n", "2 columns 'label'; keep one"),
     ],
 )
 def test_a_wrong_labels_csv_names_the_row(listed, text, message):
