@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coinbench.errors import DataError
 from coinbench.files import write_atomically
@@ -108,7 +108,7 @@ def read(folder: Path, remedy: str = "run the same command again") -> pd.DataFra
 _WHOLE, _REAL = ("seed", "n", "version"), ("value", "low", "high")
 
 
-def _holds(values: pd.Series, column: str) -> bool:
+def _holds(values: Any, column: str) -> bool:
     """Tell whether a column holds what its name says."""
     import pandas as pd
 

@@ -15,6 +15,7 @@ from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
 from coinbench.progress import Display
+from coinbench.reports.folder import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def run(
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.
         _forget([cell for cell in planned if cell.cell.method.name in force], cache)
         plan = {"cells": [cell.digest for cell in planned]}
-        same = reports.folder.load(out / "plan.json") == plan
+        same = load(out / "plan.json") == plan
         if not same or not all(cell.done for cell in planned):
             # Gone before anything changes, so that a killed run leaves no report of other results.
             (out / "report.html").unlink(missing_ok=True)

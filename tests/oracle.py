@@ -35,7 +35,7 @@ def for_each(strategy: st.SearchStrategy[Any], count: int, check: Callable[[Any]
         derandomize=True,
         database=None,
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )(given(strategy)(counted))()
     assert seen >= count
 

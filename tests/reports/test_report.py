@@ -198,6 +198,14 @@ def test_a_run_from_before_there_were_single_images(make_run: Maker, tmp_path: P
     assert 'id="singles"' not in files.html.read_text(encoding="utf-8")
 
 
+def test_names_are_text_whatever_they_hold(make_run: Maker, tmp_path: Path) -> None:
+    # A pair of dollar signs is mathematics to matplotlib, and a letter that its font lacks a warning.
+    run = make_run(tmp_path, methods=("viscoin",), datasets=("birds",), seeds=(0,), variants=("$\\frac$ 鳥",))
+    files = report(run)
+    assert "$\\frac$ 鳥" in files.html.read_text(encoding="utf-8")
+    assert any("concepts" in path.name for path in files.figures)
+
+
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no results\.parquet"):
         report(tmp_path)
