@@ -88,7 +88,8 @@ class Place:
 
     def numbers(self) -> tuple[bytes, bytes]:
         """What a mended cell must give again."""
-        return tuple((self.stage("cell") / name).read_bytes() for name in ("results.csv", "weights.safetensors"))
+        folder = self.stage("cell")
+        return (folder / "results.csv").read_bytes(), (folder / "weights.safetensors").read_bytes()
 
 
 def last_line(ran: Ran, code: int, *pieces: object) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from small_run import SmallRun, bring_to_end, make_small_run, words
 
 from coinbench.executors.local import LocalExecutor
-from coinbench.reports import figures
+from coinbench.reports import drawing
 
 TREES = (
     "config.json",
@@ -104,10 +104,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     return make_small_run(tmp_path_factory.mktemp("results"))
 
 
-def _drawn(plot: figures.Plot, folder: Path) -> list[Path]:
+def _drawn(plot: drawing.Plot, folder: Path) -> list[Path]:
     """Draw a figure and write a blank one: writing takes seconds, and tests/reports does it."""
     folder.mkdir(exist_ok=True)
-    with figures.style():
+    with drawing.style():
         plot.draw()
     path = folder / f"{plot.name}.png"
     Image.new("RGB", (40, 20)).save(path)
@@ -120,7 +120,7 @@ def test_a_generated_result_file(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(LocalExecutor, "run", lambda self, planned, display: bring_to_end(planned, small.cache))
-    monkeypatch.setattr(figures, "save", _drawn)
+    monkeypatch.setattr(drawing, "save", _drawn)
 
     def check(given: tuple[tuple[str, Any], str]) -> None:
         (name, spoil), command = given
