@@ -29,6 +29,10 @@ CHECKPOINT = "checkpoint.safetensors"
 """What a training leaves in a begun folder; dropped when the stage is finished and its weights are stored."""
 
 
+class Busy(CoinbenchError):
+    """Another process makes a stage at this moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A folder of finished stages `kind/digest/` and of begun ones `kind/digest.partial/`."""
@@ -54,31 +58,21 @@ class Cache:
         """Tell whether a stage is finished."""
         return self.path(kind, digest).is_dir()
 
-    def busy(self, kind: str, digest: str) -> bool:
-        """Tell whether another process makes a stage at this moment."""
-        path = self.path(kind, digest).with_name(f"{digest}.lock")
-        if not path.is_file():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-
-    def stage(self, kind: str, digest: str, make: Callable[[Log], None], log: Log) -> Path:
+    def stage(self, kind: str, digest: str, make: Callable[[Log], None], log: Log, *, wait: bool = True) -> Path:
         """Return the folder of a stage, made by `make` in a log of its own if it is not there yet.
 
         A begun folder stays when `make` is cut short, so that its checkpoint is continued; it becomes the finished
         one by a rename. A second process waits for the first.
 
         Raises:
+            Busy: another process makes it, and `wait` is False.
             CoinbenchError: the cache cannot be written.
         """
         final = self.path(kind, digest)
         if final.is_dir():
             return final
         partial = final.with_name(f"{digest}.partial")
-        with self.lock(kind, digest, log.at(kind, partial)):
+        with self.lock(kind, digest, log.at(kind, partial), wait=wait):
             if not final.is_dir():
                 with self._writing():
                     partial.mkdir(exist_ok=True)
@@ -104,10 +98,11 @@ class Cache:
             ) from error
 
     @contextmanager
-    def lock(self, kind: str, digest: str, log: Log) -> Iterator[None]:
+    def lock(self, kind: str, digest: str, log: Log, *, wait: bool = True) -> Iterator[None]:
         """Keep other processes off a digest; while one of them has it, say so once and stay interruptible.
 
         Raises:
+            Busy: one of them has it, and `wait` is False.
             CoinbenchError: the cache cannot be written.
             Interrupted: asked to stop while waiting.
         """
@@ -118,8 +113,10 @@ class Cache:
             try:
                 with self._writing():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    lock.acquire(timeout=0.5)
-            except Timeout:
+                    lock.acquire(timeout=0.5 if wait else 0)
+            except Timeout as error:
+                if not wait:
+                    raise Busy(f"{kind} {digest}: another process makes it") from error
                 if not said:
                     log.say(f"waiting for another process that makes {kind} {digest}")
                     said = True

@@ -47,7 +47,7 @@ def test_no_two_metrics_share_the_name_of_a_number() -> None:
 
 def test_an_unknown_name_lists_the_near_ones_and_all() -> None:
     with pytest.raises(
-        UsageError, match=r"unknown method 'viscion': did you mean 'viscoin'\? \(known: flint, viscoin\)"
+        UsageError, match=r"unknown method 'viscion': did you mean 'viscoin'\? \(known: flaem, flint, random, viscoin\)"
     ):
         registry.METHODS.load("viscion")
     with pytest.raises(UsageError, match="unknown kind 'method'"):

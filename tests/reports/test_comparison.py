@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_one_line(cli: Cli, run: Path, make_run: Make
     broken.mkdir()
     (broken / "results.parquet").write_bytes(b"PAR1")
     one_line(cli("compare", broken, run), 4, "results.parquet", "not readable")
-    one_line(cli("compare", changed(run, tmp_path / "text", _texts), run), 4, "not a table of results")
+    one_line(cli("compare", changed(run, tmp_path / "text", _texts), run), 4, "column 'value'")
 
 
 def _texts(table: pd.DataFrame) -> None:
