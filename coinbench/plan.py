@@ -239,10 +239,10 @@ class Planned:
         path = self.folder / "unavailable.json"
         try:
             found = read_json(path)
-            if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
-                raise CoinbenchError(f"{path}: not a list of metrics with reasons")
         except CoinbenchError as error:
-            raise DataError(f"{error}; {self.remedy}") from error
+            raise DataError(f"{path}: not readable as JSON; {self.remedy}") from error
+        if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+            raise DataError(f"{path}: not a list of metrics with reasons; {self.remedy}")
         return found
 
     @property
