@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: quickstart test check bench
 
 quickstart: $(INSTALLED)
-	$(BIN)/coinbench run --methods viscoin,flint --dataset birds --jobs 2 --out runs/quickstart
+	$(BIN)/coinbench run --methods viscoin,flint,flaem,random --dataset birds --jobs 2 --out runs/quickstart
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -38,13 +38,16 @@ def fitter(name: str, experiment: Experiment, problem: Problem, folder: Path) ->
     return lambda: spec.fit(g, spec.build(g, experiment.data.size, 3, Rng(0)), problem.train, Rng(0), log)
 
 
-@pytest.mark.parametrize("name", ["f", "beta_vae", "viscoin", "flint"])
+@pytest.mark.parametrize("name", ["f", "G", *registry.METHODS.built_in])
 def bench_steps(
     benchmark: BenchmarkFixture, experiment: Experiment, problem: Problem, tmp_path: Path, name: str
 ) -> None:
     benchmark.group = f"{STEPS} training steps at the birds preset, network made anew"
-    benchmark.pedantic(fitter(name, experiment, problem, tmp_path), rounds=5, warmup_rounds=1)
     benchmark.extra_info["steps"] = STEPS
+    if name in experiment.methods:
+        train = experiment.methods[name].train
+        benchmark.extra_info |= {"batch": train.batch, "steps at the preset": train.steps}
+    benchmark.pedantic(fitter(name, experiment, problem, tmp_path), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("way", ["coinbench.train", "plain loop"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from calibrate import problem_of
 
+from coinbench import registry
 from coinbench.config import Experiment
 from coinbench.presets import preset
 from coinbench.problem import Problem
@@ -18,8 +19,8 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
-    """The birds preset with both methods."""
-    return preset("birds", ("viscoin", "flint"))
+    """The birds preset with all built-in methods."""
+    return preset("birds", tuple(registry.METHODS.built_in))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coinbench.metric import Evaluation as Evaluation
     from coinbench.metric import Metric as Metric
     from coinbench.metric import MetricSpec as MetricSpec
+    from coinbench.metric import collect as collect
     from coinbench.models import Classifier as Classifier
     from coinbench.models import Features as Features
     from coinbench.models import ImageGenerator as ImageGenerator
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from coinbench.problem import Split as Split
     from coinbench.results import Score as Score
     from coinbench.rng import Rng as Rng
+    from coinbench.rng import seeded as seeded
     from coinbench.specs import DatasetSpec as DatasetSpec
     from coinbench.specs import GeneratorSpec as GeneratorSpec
     from coinbench.specs import MethodSpec as MethodSpec
+    from coinbench.statistics import summarise as summarise
     from coinbench.trace import Trace as Trace
     from coinbench.training import train as train
 
@@ -45,12 +48,13 @@ _HOME = {
     "config": ("DataConfig", "EvaluationConfig", "MethodConfig", "TrainConfig"),
     "data.source": ("Card", "Source"),
     "log": ("Log",),
-    "metric": ("Evaluation", "Metric", "MetricSpec"),
+    "metric": ("Evaluation", "Metric", "MetricSpec", "collect"),
     "models": ("Classifier", "Features", "ImageGenerator"),
     "problem": ("Batch", "Problem", "Split"),
     "results": ("Score",),
-    "rng": ("Rng",),
+    "rng": ("Rng", "seeded"),
     "specs": ("DatasetSpec", "GeneratorSpec", "MethodSpec"),
+    "statistics": ("summarise",),
     "trace": ("Trace",),
     "training": ("train",),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from coinbench import provenance, registry, weights
+from coinbench import contract, provenance, registry, weights
 from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.config import Cell
@@ -40,9 +40,14 @@ def load_coin(cell: Cell, problem: Problem, folder: Path) -> CoIN:
     """Return the network of a cell with the weights in `folder`, in eval mode.
 
     Raises:
+        ContractError: `build` raises or returns no CoIN.
         DataError: the weights are missing, damaged or of another network.
     """
-    coin = registry.METHODS.load(cell.method.name).build(cell.method, problem, fit_rng(cell))
+    spec: MethodSpec = registry.METHODS.load(cell.method.name)
+    with contract.blaming(cell.method.name):
+        with contract.raising("build", spec.build):
+            coin = spec.build(cell.method, problem, fit_rng(cell))
+        contract.check_coin(coin, "build")
     weights.load(coin, folder / WEIGHTS, problem.networks)
     channels_last(coin)
     return coin.eval()

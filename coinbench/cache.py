@@ -29,6 +29,10 @@ CHECKPOINT = "checkpoint.safetensors"
 """What a training leaves in a begun folder; dropped when the stage is finished and its weights are stored."""
 
 
+class Busy(CoinbenchError):
+    """Another process makes a stage at this moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A folder of finished stages `kind/digest/` and of begun ones `kind/digest.partial/`."""
@@ -41,12 +45,10 @@ class Cache:
         Raises:
             CoinbenchError: the cache cannot be written.
         """
-        try:
+        with self._writing():
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise _not_writable(self.root, error) from error
 
     def path(self, kind: str, digest: str) -> Path:
         """Return where a finished stage lies."""
@@ -56,60 +58,65 @@ class Cache:
         """Tell whether a stage is finished."""
         return self.path(kind, digest).is_dir()
 
-    def busy(self, kind: str, digest: str) -> bool:
-        """Tell whether another process makes a stage at this moment."""
-        path = self.path(kind, digest).with_name(f"{digest}.lock")
-        if not path.is_file():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-
-    def stage(self, kind: str, digest: str, make: Callable[[Log], None], log: Log) -> Path:
+    def stage(self, kind: str, digest: str, make: Callable[[Log], None], log: Log, *, wait: bool = True) -> Path:
         """Return the folder of a stage, made by `make` in a log of its own if it is not there yet.
 
         A begun folder stays when `make` is cut short, so that its checkpoint is continued; it becomes the finished
         one by a rename. A second process waits for the first.
 
         Raises:
+            Busy: another process makes it, and `wait` is False.
             CoinbenchError: the cache cannot be written.
         """
         final = self.path(kind, digest)
         if final.is_dir():
             return final
         partial = final.with_name(f"{digest}.partial")
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _not_writable(self.root, error) from error
-        with self.lock(kind, digest, log.at(kind, partial)):
+        with self.lock(kind, digest, log.at(kind, partial), wait=wait):
             if not final.is_dir():
-                partial.mkdir(exist_ok=True)
+                with self._writing():
+                    partial.mkdir(exist_ok=True)
                 make(log.at(kind, partial))
-                (partial / CHECKPOINT).unlink(missing_ok=True)
-                for leftover in partial.glob(".*"):
-                    # A writer that was killed left its temporary file.
-                    leftover.unlink()
-                os.replace(partial, final)
+                with self._writing():
+                    (partial / CHECKPOINT).unlink(missing_ok=True)
+                    for leftover in partial.glob(".*"):
+                        # A writer that was killed left its temporary file.
+                        leftover.unlink()
+                    os.replace(partial, final)
         return final
 
     @contextmanager
-    def lock(self, kind: str, digest: str, log: Log) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            # No error of the disk: somebody else has the lock.
+            raise
+        except OSError as error:
+            raise CoinbenchError(
+                f"{self.root}: the cache cannot be written ({error.strerror}); free space or set --cache DIR"
+            ) from error
+
+    @contextmanager
+    def lock(self, kind: str, digest: str, log: Log, *, wait: bool = True) -> Iterator[None]:
         """Keep other processes off a digest; while one of them has it, say so once and stay interruptible.
 
         Raises:
+            Busy: one of them has it, and `wait` is False.
+            CoinbenchError: the cache cannot be written.
             Interrupted: asked to stop while waiting.
         """
         path = self.path(kind, digest).with_name(f"{digest}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock, said = FileLock(path), False
         while not lock.is_locked:
             log.check()
             try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
+                with self._writing():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lock.acquire(timeout=0.5 if wait else 0)
+            except Timeout as error:
+                if not wait:
+                    raise Busy(f"{kind} {digest}: another process makes it") from error
                 if not said:
                     log.say(f"waiting for another process that makes {kind} {digest}")
                     said = True
@@ -123,7 +130,3 @@ class Cache:
         final = self.path(kind, digest)
         shutil.rmtree(final, ignore_errors=True)
         shutil.rmtree(final.with_name(f"{digest}.partial"), ignore_errors=True)
-
-
-def _not_writable(root: Path, error: OSError) -> CoinbenchError:
-    return CoinbenchError(f"{root}: the cache cannot be written ({error.strerror}); set --cache DIR")

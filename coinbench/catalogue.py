@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from coinbench import provenance
-from coinbench.errors import unknown
+from coinbench.errors import UsageError, unknown
 from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS, Registry
 
 KINDS = {"methods": METHODS, "datasets": PROBLEMS, "metrics": METRICS, "generators": GENERATORS}
@@ -23,7 +23,21 @@ def listing(kind: str | None) -> dict[str, dict[str, str]]:
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, list(KINDS))
     chosen = KINDS if kind is None else {kind: KINDS[kind]}
-    return {title: {name: _summary(registry, name) for name in registry.names()} for title, registry in chosen.items()}
+    return {title: {name: _listed(registry, name) for name in registry.names()} for title, registry in chosen.items()}
+
+
+def ignored() -> list[str]:
+    """Return a line for each installed plug-in that cannot be named."""
+    return [line for registry in KINDS.values() for line in registry.ignored()]
+
+
+def _listed(registry: Registry, name: str) -> str:
+    """Return one line, whatever is wrong with a plug-in: the others are listed too."""
+    origin = registry.targets[name]
+    try:
+        return _summary(registry, name) + (f" [{origin}]" if origin else "")
+    except UsageError as error:
+        return f"cannot be used: {error}"
 
 
 def _summary(registry: Registry, name: str) -> str:
@@ -52,6 +66,8 @@ def describe(name: str) -> str:
 def _describe(registry: Registry, name: str) -> str:
     entry = registry.load(name)
     lines = [f"{registry.kind} {name}: {_summary(registry, name)}", ""]
+    if registry.targets[name]:
+        lines[1:1] = [f"from {registry.targets[name]}"]
     if registry is METRICS:
         for spec in entry.specs:
             direction = {True: "higher is better", False: "lower is better", None: "no direction"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from coinbench.cli_info import data_app, doctor, info, ls
-from coinbench.errors import CoinbenchError
+from coinbench.cli_check import check
+from coinbench.cli_info import Plugins, data_app, doctor, info, ls
+from coinbench.errors import CoinbenchError, UsageError, refused
 
 app = typer.Typer(
     help="Evaluate and benchmark concept-based interpretable networks (CoINs).",
@@ -23,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(ls)
 app.command()(info)
+app.command()(check)
 app.command()(doctor)
 app.add_typer(data_app, name="data")
 
@@ -79,6 +83,7 @@ def run(
     variant: Variants = None,
     config: ConfigFile = None,
     limit: Limit = None,
+    plugin: Plugins = None,
     out: Out = None,
     cache: CacheRoot = None,
     device: Device = "auto",
@@ -135,6 +140,7 @@ def plan(
     variant: Variants = None,
     config: ConfigFile = None,
     limit: Limit = None,
+    plugin: Plugins = None,
     out: Out = None,
     cache: CacheRoot = None,
     as_json: AsJson = False,
@@ -163,6 +169,7 @@ def score(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     metrics: Metrics = None,
     bootstrap: Annotated[int | None, typer.Option("--bootstrap", min=100, help="Resamples per interval.")] = None,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute numbers anew from the stored records of a run, without any model."""
@@ -176,11 +183,31 @@ def score(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Output folder of a run.")], as_json: AsJson = False) -> None:
     """Write tables, figures and report.html of a run anew from its results and images."""
-    from coinbench import reports
+    from coinbench import reports, results
+    from coinbench.outfolder import locked
     from coinbench.summary import folder_json, folder_text
 
-    reports.report(folder.absolute())
+    results.find(folder.absolute())
+    with locked(folder.absolute()):
+        reports.report(folder.absolute())
     print(folder_json(folder.absolute()) if as_json else folder_text(folder.absolute()))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    b: Annotated[Path, typer.Argument(help="Output folder of another.")],
+    metrics: Annotated[str | None, typer.Option("--metrics", help="Rows, as mse,fd_f (default: all).")] = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Methods (default: all).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print equal rows too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which numbers of two runs are equal, which differ, and which only one of them holds."""
+    from coinbench.plan import names
+    from coinbench.reports import comparison
+
+    found = comparison.compare(a, b, names(metrics), names(method))
+    print(comparison.as_json(found, a, b) if as_json else comparison.as_text(found, a, b, everything))
 
 
 @app.command(hidden=True)
@@ -201,9 +228,19 @@ def worker(
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and the documented exit code."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # An ASCII locale: names of files would reach Arrow, safetensors and JSON as what is no text.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "coinbench", *sys.argv[1:]])
     code = 1
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Closed by the caller: else the next file that is opened takes its place and receives what is printed.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 shows τ as \u03c4 instead of ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(prog_name="coinbench", standalone_mode=False) or 0
+        code = _command()
         if code == 130:
             # Typer turns an interrupt into this code without a word, as a run does whose cells were cut.
             _complain(_INTERRUPTED)
@@ -220,14 +257,40 @@ def main() -> None:
         _complain(_INTERRUPTED)
         code = 130
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to say, and Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone; nothing is left to say.
+        _abandon_stdout()
         code = 141
     except Exception as error:
         if os.environ.get("COINBENCH_TRACEBACK"):
             raise
-        _complain(f"internal error: {type(error).__name__}: {error} (COINBENCH_TRACEBACK=1 shows where)")
+        if known := refused(error, "standard output"):
+            _complain(str(known))
+            _abandon_stdout()
+        else:
+            _complain(f"internal error: {type(error).__name__}: {error} (COINBENCH_TRACEBACK=1 shows where)")
     sys.exit(code)
+
+
+def _command() -> int:
+    """Run the command and hand over all that it printed."""
+    for word in sys.argv[1:]:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(f"{word!a}: not UTF-8; rename the file or folder")
+    try:
+        code = app(prog_name="coinbench", standalone_mode=False) or 0
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            # Typer ends the process with 1 and without a word.
+            raise error.__context__ from None
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def _abandon_stdout() -> None:
+    # What could not be written is still in the buffer; Python must not complain of it at exit.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _LONGEST = 1000
@@ -240,4 +303,6 @@ def _complain(message: str) -> None:
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     # A quoted name may hold anything, codes that steer the terminal among it.
-    print("coinbench: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    with suppress(OSError):
+        print(f"coinbench: {printable}", file=sys.stderr)

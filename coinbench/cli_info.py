@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +18,31 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="path=value, as da
 CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache.")]
 
 
+def _use(paths: list[Path] | None) -> list[Path] | None:
+    from coinbench import plugins
+
+    plugins.use(paths or ())
+    return paths
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", callback=_use, help="A file with methods, metrics or data sets."),
+]
+"""Its callback does all: commands need not look at the value."""
+
+
 def ls(
     kind: Annotated[str | None, typer.Argument(help="methods, datasets, metrics or generators.")] = None,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """List what can be named: methods, data sets, metrics, generators."""
-    from coinbench.catalogue import listing
+    from coinbench.catalogue import ignored, listing
 
     found = listing(kind)
+    for line in ignored():
+        print(f"coinbench: {line}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -34,7 +52,9 @@ def ls(
             print(f"  {name:<14} {summary}")
 
 
-def info(name: Annotated[str, typer.Argument(help="A method, data set, metric or generator.")]) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="A method, data set, metric or generator.")], plugin: Plugins = None
+) -> None:
     """Say what a name stands for: source, settings with defaults and ranges, protocol, null."""
     from coinbench.catalogue import describe
 
@@ -60,7 +80,7 @@ def _config(name: str, sets: list[str] | None):
 
 
 @data_app.command()
-def verify(name: Name, sets: Sets = None, cache: CacheRoot = None) -> None:
+def verify(name: Name, sets: Sets = None, cache: CacheRoot = None, plugin: Plugins = None) -> None:
     """Read all of a data set anew, check it against what was recorded, and count it."""
     from coinbench.cache import default_root
     from coinbench.data.verify import verify
@@ -70,7 +90,7 @@ def verify(name: Name, sets: Sets = None, cache: CacheRoot = None) -> None:
 
 
 @data_app.command()
-def card(name: Name, sets: Sets = None, cache: CacheRoot = None) -> None:
+def card(name: Name, sets: Sets = None, cache: CacheRoot = None, plugin: Plugins = None) -> None:
     """Print source, licence, classes and counts of a data set, as Markdown."""
     from coinbench.cache import Cache, default_root
     from coinbench.data.verify import card

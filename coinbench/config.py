@@ -39,8 +39,8 @@ class Config(BaseModel):
         return digest(self.key())
 
 
-_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad"})
-"""How often something is written, and where data lie: their fingerprint says what they are."""
+_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title"})
+"""How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
 
 
 def _without(value: Any, names: frozenset[str]) -> Any:
@@ -109,11 +109,20 @@ class DataConfig(Config):
     """Mirror training images at random."""
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training split carved off by index hash for validation."""
+    title: str | None = Field(default=None, min_length=1, max_length=60)
+    """Name in tables and figures; default: the name of the data set, or of the folder of images."""
 
     @property
     def resized(self) -> int:
         """R in pixels."""
         return self.train_size or round(1.1 * self.size)
+
+    @field_validator("title")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isprintable() and value.strip() == value):
+            raise ValueError("must be one line of text without spaces at its ends")
+        return value
 
     @field_validator("train_size")
     @classmethod

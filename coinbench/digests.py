@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from coinbench import registry
 from coinbench.config import Cell, digest
 
+EXHIBITS = 2
+"""Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
 _TRAINING = ("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py")
 """Source files of this package, besides its version, on which every trained network depends."""
 
@@ -39,9 +41,17 @@ def fit_digest(cell: Cell) -> str:
 
 
 def evaluate_digest(cell: Cell) -> str:
-    """Return 16 hex digits of all that determines the numbers of a cell; a metric's code counts by its version."""
-    versions = {spec.name: spec.version for metric in cell.metrics for spec in registry.METRICS.load(metric).specs}
-    return digest(fit_digest(cell), cell.evaluation.key(), versions)
+    """Return 16 hex digits of all that determines numbers and images of a cell.
+
+    A metric's code counts by its version, a plug-in's by its file too: its author changes it between two runs.
+    """
+    versions: dict[str, Any] = {}
+    for name in cell.metrics:
+        metric = registry.METRICS.load(name)
+        versions |= {spec.name: spec.version for spec in metric.specs}
+        if registry.METRICS.targets[name]:
+            versions[f"source of {name}"] = _source(metric)
+    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS)
 
 
 def cell_digest(cell: Cell) -> str:
@@ -63,5 +73,19 @@ def _core() -> str:
 
 def _source(function: Callable[..., Any]) -> str:
     """Return the digest of the file that defines `function`: a changed method is trained anew."""
-    file = inspect.getsourcefile(inspect.unwrap(function))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    file = source_file(function)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+
+
+def source_file(function: Callable[..., Any]) -> Path | None:
+    """Return the file that defines `function`; plug-ins may give a partial or an object that can be called."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        function = type(function).__call__
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        return None
+    return Path(file) if file else None

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class CoinbenchError(Exception):
     """A failure with one clear line: what is wrong, where, and what to do."""
 
     exit_code = 1
+
+
+class ContractError(CoinbenchError):
+    """A method that raises, or returns what no metric can use."""
+
+
+class MetricError(CoinbenchError):
+    """A metric that returns what is no record or no score; it loses its numbers, the others keep theirs."""
 
 
 class UsageError(CoinbenchError):
@@ -25,6 +36,38 @@ class Interrupted(CoinbenchError):
     """Stopped by the user or the system; the same command resumes."""
 
     exit_code = 130
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
+"""What a RuntimeError of torch says when memory is short; only CUDA's allocator has an exception of its own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory was short, on the CPU or on a GPU.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), is_out_of_memory(ValueError("x"))
+    (True, False)
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return told or isinstance(error, MemoryError)
+
+
+def refused(error: Exception, unnamed: str = "a file") -> CoinbenchError | None:
+    """Return the line for what the machine refused, memory or a file; None for any other error.
+
+    A write that fails has no file name, other than an open that does: it is called `unnamed`.
+    """
+    if is_out_of_memory(error):
+        # Of the long texts of allocators only how much was asked for helps.
+        asked = re.search(r"to allocate ([\d.]+ \w+)", str(error))
+        size = f" (asked for {asked[1]})" if asked else ""
+        return CoinbenchError(f"out of memory{size}; lower train.batch, evaluation.batch or --jobs")
+    if isinstance(error, OSError):
+        where = error.filename or unnamed
+        return CoinbenchError(f"{where}: {error.strerror or error}; check free space and permissions")
+    return None
 
 
 def unknown(kind: str, name: str, known: list[str]) -> UsageError:

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from coinbench import records, registry, results
+from coinbench import contract, plugins, records, registry, results
 from coinbench.artefact import fit_rng
 from coinbench.bank import build_bank
 from coinbench.coin import CoIN
 from coinbench.config import Cell, EvaluationConfig
-from coinbench.errors import CoinbenchError
+from coinbench.errors import CoinbenchError, MetricError, is_out_of_memory
 from coinbench.exhibits import save_exhibits
 from coinbench.files import write_json
 from coinbench.log import Log
@@ -34,7 +34,15 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     """Measure a CoIN with every metric of the cell and write results, records and images into the log's folder.
 
     A metric that raises has no numbers and is named in unavailable.json; the others go on.
+
+    Raises:
+        ContractError: the method returns what it must not; names it.
     """
+    with contract.blaming(cell.method.name):
+        _evaluate(coin, spec, problem, cell, log)
+
+
+def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Log) -> None:
     began = time.monotonic()
     rng = Rng(cell.evaluation.seed).child("evaluation")
     if cell.evaluation.limit:
@@ -53,10 +61,12 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
     failures: Failures = {}
     metrics: dict[str, Metric] = {}
     for name in cell.metrics:
+        metric = registry.METRICS.load(name)
         with _noting(name, failures):
-            metrics[name] = registry.METRICS.load(name)(evaluation)
+            metrics[name] = metric(evaluation)
     scores = measure(metrics, evaluation, failures)
-    save_exhibits(coin, problem, bank, log.folder / "images")
+    with contract.raising("encode, predict or decode, asked for the pictures,", type(coin)):
+        save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
     table = results.frame(scores, **_columns(cell, problem))
     results.write(table, log.folder)
     write_json(log.folder / "unavailable.json", failures)
@@ -76,9 +86,11 @@ def measure(metrics: dict[str, Metric], evaluation: Evaluation, failures: Failur
         log.check()
         log.say(f"scoring {name}")
         with _noting(name, failures):
-            found = metrics[name].records()
+            metric = metrics[name]
+            found = metric.records()
+            contract.check_records(found)
             records.write(found, log.folder / "samples" / f"{name}.parquet")
-            scores += metrics[name].score(found, config)
+            scores += contract.check_scores(metric.score(found, config), metric.specs)
     return scores
 
 
@@ -103,12 +115,20 @@ def _noting(name: str, failures: Failures) -> Iterator[None]:
 
     What the machine lacks (memory, disk) and a stop are no fault of the metric and end the pass.
     """
+    plug_in = bool(registry.METRICS.targets.get(name))
+    hint = f"; `coinbench check {name}` tests all that is asked of a metric" if plug_in else ""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, OSError, CoinbenchError):
+    except MetricError as error:
+        failures[name] = f"{error}{hint}"
+    except FileNotFoundError as error:
+        failures[name] = plugins.told(error) + hint
+    except (OSError, CoinbenchError):
         raise
     except Exception as error:
-        failures[name] = f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            raise
+        failures[name] = plugins.told(error) + hint
 
 
 def _columns(cell: Cell, problem: Problem) -> dict[str, object]:

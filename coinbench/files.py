@@ -30,11 +30,16 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CoinbenchError(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> CoinbenchError:
+    """Return the line for a write that the system refused."""
+    reason = error.strerror or str(error)
+    return CoinbenchError(f"{path}: cannot be written ({reason}); free space or choose another folder")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,4 +59,4 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise CoinbenchError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CoinbenchError(f"{path}: not readable as JSON ({error})") from error
+        raise CoinbenchError(f"{path}: not readable as JSON ({error}); delete it and run again") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +46,24 @@ class Classifier(nn.Module, ABC):
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
         """Return the spatial mean of the first tap, the embedding of the consistency metric."""
         return self(images).maps[0].mean((2, 3))
+
+
+@contextmanager
+def knowing(f: Classifier, known: Float[Tensor, "B C H W"], features: Features) -> Iterator[None]:
+    """Within the block, f answers for the very tensor `known` with `features` instead of computing them again.
+
+    A CoIN on f runs f on images that f has seen: the deep part of `encode` is what f alone has just computed.
+    """
+    forward = f.forward
+
+    def answer(images: Tensor) -> Features:
+        return features if images is known else forward(images)
+
+    f.forward = answer
+    try:
+        yield
+    finally:
+        del f.forward
 
 
 class ImageGenerator(nn.Module, ABC):

@@ -25,6 +25,8 @@ class RunConfig(Config):
     """Data set -> variant -> experiment."""
     metrics: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """What of it is not coinbench's, as "method pca" -> where it came from."""
 
     @field_validator("metrics", "seeds")
     @classmethod
@@ -93,6 +95,7 @@ def resolve(request: Request) -> RunConfig:
     """
     tree = read_yaml(request.config) if request.config else {}
     if "experiments" in tree:
+        _require(tree.get("plugins", {}), request.config)
         return _restricted(validate(RunConfig, tree), request)
     for key in tree:
         if key not in _KEYS:
@@ -107,11 +110,13 @@ def resolve(request: Request) -> RunConfig:
     changes = flatten({k: tree[k] for k in ("data", "problem", "method", "evaluation") if k in tree})
     changes += [parse(text) for text in (*_texts(tree, "set"), *request.sets)]
     variants = _variants((*_texts(tree, "variants"), *request.variants))
+    experiments = {
+        dataset: {variant: _experiment(dataset, methods, changes + extra) for variant, extra in variants.items()}
+        for dataset in datasets
+    }
     return RunConfig(
-        experiments={
-            dataset: {variant: _experiment(dataset, methods, changes + extra) for variant, extra in variants.items()}
-            for dataset in datasets
-        },
+        experiments=experiments,
+        plugins=_plugins(experiments, metrics),
         metrics=metrics,
         seeds=seeds(_given(request.seeds, _text(tree.get("seeds")), "0")),
     )
@@ -152,7 +157,32 @@ def _restricted(config: RunConfig, request: Request) -> RunConfig:
     for metric in metrics:
         registry.METRICS.check(metric)
     chosen = config.seeds if request.seeds is None else seeds(request.seeds)
-    return config.model_copy(update={"metrics": metrics, "seeds": chosen})
+    used = _plugins(config.experiments, metrics)
+    return config.model_copy(update={"metrics": metrics, "seeds": chosen, "plugins": used})
+
+
+def _plugins(experiments: dict[str, dict[str, Experiment]], metrics: tuple[str, ...]) -> dict[str, str]:
+    """Return where the plug-ins of a run come from."""
+    parts = [experiment for variants in experiments.values() for experiment in variants.values()]
+    used = [(registry.PROBLEMS, part.data.name) for part in parts]
+    used += [(registry.METHODS, name) for part in parts for name in part.methods]
+    used += [(registry.GENERATORS, part.problem.generator.net) for part in parts]
+    used += [(registry.METRICS, name) for name in metrics]
+    return {f"{of.kind} {name}": origin for of, name in used if (origin := of.targets[name])}
+
+
+def _require(plugins: Any, path: Path | None) -> None:
+    """Refuse a configuration whose plug-ins are not here.
+
+    Raises:
+        UsageError: names the first that is missing and where it came from.
+    """
+    registries = {of.kind: of for of in (registry.PROBLEMS, registry.METHODS, registry.GENERATORS, registry.METRICS)}
+    for used, origin in plugins.items() if isinstance(plugins, dict) else ():
+        kind, _, name = used.rpartition(" ")
+        if kind in registries and name not in registries[kind].targets:
+            how = f"give --plugin {origin}" if str(origin).endswith(".py") else f"install {origin}"
+            raise UsageError(f"--config {path}: needs the {kind} {name!r}, which is a plug-in's; {how}")
 
 
 def _given(*values: str | None) -> str:
@@ -209,10 +239,10 @@ class Planned:
         path = self.folder / "unavailable.json"
         try:
             found = read_json(path)
-            if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
-                raise CoinbenchError(f"{path}: not a list of metrics with reasons")
         except CoinbenchError as error:
-            raise DataError(f"{error}; {self.remedy}") from error
+            raise DataError(f"{path}: not readable as JSON; {self.remedy}") from error
+        if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+            raise DataError(f"{path}: not a list of metrics with reasons; {self.remedy}")
         return found
 
     @property
@@ -223,7 +253,7 @@ class Planned:
     @property
     def measured(self) -> bool:
         """Tell whether it has numbers on disk, if not of every metric."""
-        return (self.folder / "results.parquet").is_file()
+        return all((self.folder / name).is_file() for name in ("results.parquet", "unavailable.json"))
 
 
 def _remedy(folder: Path) -> str:

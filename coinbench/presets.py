@@ -40,12 +40,16 @@ class Scale:
     viscoin_steps: int
     flint_steps: int
     """As many as take the time of `viscoin_steps` on one thread of a 2-core machine (benchmarks/calibrate.py)."""
+    flaem_steps: int
+    """Likewise."""
+    random_steps: int
+    """Likewise."""
     consistency_images: int = 50
 
 
 def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
     """Return an experiment of the given scale; a method without small settings here keeps its own defaults."""
-    own = {"viscoin": _viscoin, "flint": _flint}
+    own = {"viscoin": _viscoin, "flint": _flint, "flaem": _flaem, "random": _random}
     return Experiment(
         data=data,
         problem=ProblemConfig(
@@ -81,24 +85,28 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
 
 def _viscoin(scale: Scale) -> MethodConfig:
     return registry.METHODS.load("viscoin").config(
-        K=scale.K,
-        channels=scale.channels,
-        gamma=scale.gamma,
-        train=TrainConfig(
-            steps=scale.viscoin_steps, batch=8, lr=1e-3, schedule="linear", decay_from=0.6, warmup=50, clip=5.0
-        ),
+        K=scale.K, channels=scale.channels, gamma=scale.gamma, train=_training(scale.viscoin_steps, 8)
+    )
+
+
+def _random(scale: Scale) -> MethodConfig:
+    return registry.METHODS.load("random").config(
+        K=scale.K, channels=scale.channels, gamma=scale.gamma, train=_training(scale.random_steps, 8)
     )
 
 
 def _flint(scale: Scale) -> MethodConfig:
     return registry.METHODS.load("flint").config(
-        K=scale.K,
-        channels=scale.channels,
-        decoder=64,
-        train=TrainConfig(
-            steps=scale.flint_steps, batch=16, lr=1e-3, schedule="linear", decay_from=0.6, warmup=50, clip=5.0
-        ),
+        K=scale.K, channels=scale.channels, decoder=64, train=_training(scale.flint_steps, 16)
     )
+
+
+def _flaem(scale: Scale) -> MethodConfig:
+    return registry.METHODS.load("flaem").config(K=scale.K, decoder=64, train=_training(scale.flaem_steps, 16))
+
+
+def _training(steps: int, batch: int) -> TrainConfig:
+    return TrainConfig(steps=steps, batch=batch, lr=1e-3, schedule="linear", decay_from=0.6, warmup=50, clip=5.0)
 
 
 def default(name: str) -> MethodConfig:
@@ -116,14 +124,29 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     2 CPU cores: under 4 minutes from an empty cache; f reaches 94-98 %.
     """
     data = _data("birds")
-    scale = Scale(classifier_steps=450, generator_steps=900, viscoin_steps=700, flint_steps=1300)
+    scale = Scale(
+        classifier_steps=380,
+        generator_steps=700,
+        viscoin_steps=430,
+        flint_steps=800,
+        flaem_steps=800,
+        random_steps=430,
+    )
     return small(scale, data, methods)
 
 
 def digits(methods: tuple[str, ...]) -> Experiment:
     """Return scikit-learn's handwritten digits at 32x32; 2 CPU cores: about 3 minutes, f above 98 %."""
     data = _data("digits")
-    scale = Scale(classifier_steps=300, generator_steps=800, viscoin_steps=700, flint_steps=1300, consistency_images=40)
+    scale = Scale(
+        classifier_steps=300,
+        generator_steps=800,
+        viscoin_steps=700,
+        flint_steps=1300,
+        flaem_steps=1300,
+        random_steps=700,
+        consistency_images=40,
+    )
     return small(scale, data, methods)
 
 
@@ -140,6 +163,8 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         K=25,
         viscoin_steps=20000,
         flint_steps=37000,
+        flaem_steps=37000,
+        random_steps=20000,
         consistency_images=100,
     )
     experiment = small(scale, data, methods)
@@ -152,13 +177,28 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
 
 def cifar10(methods: tuple[str, ...]) -> Experiment:
     """Return CIFAR-10 at 32x32, small networks."""
-    scale = Scale(classifier_steps=8000, generator_steps=8000, viscoin_steps=8000, flint_steps=14900)
+    scale = Scale(
+        classifier_steps=8000,
+        generator_steps=8000,
+        viscoin_steps=8000,
+        flint_steps=14900,
+        flaem_steps=14900,
+        random_steps=8000,
+    )
     return small(scale, _data("cifar10"), methods)
 
 
 def imagefolder(methods: tuple[str, ...]) -> Experiment:
     """Return a folder of images at 64x64, small networks; 2 CPU cores: about 10 minutes for 5,000 images and a seed."""
-    scale = Scale(classifier_steps=700, generator_steps=1200, generator_width=24, viscoin_steps=1000, flint_steps=1400)
+    scale = Scale(
+        classifier_steps=600,
+        generator_steps=1000,
+        generator_width=24,
+        viscoin_steps=700,
+        flint_steps=980,
+        flaem_steps=1500,
+        random_steps=700,
+    )
     return small(scale, _data("imagefolder", size=64), methods)
 
 
@@ -191,5 +231,12 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
         registry.METHODS.check(method)
     if dataset in PRESETS:
         return PRESETS[dataset](methods)
-    scale = Scale(classifier_steps=700, generator_steps=1200, viscoin_steps=1000, flint_steps=1400)
+    scale = Scale(
+        classifier_steps=600,
+        generator_steps=1000,
+        viscoin_steps=700,
+        flint_steps=1300,
+        flaem_steps=1300,
+        random_steps=700,
+    )
     return small(scale, _data(dataset), methods)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coinbench import registry, weights
-from coinbench.cache import Cache
+from coinbench.cache import Busy, Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
 from coinbench.data.source import SPLITS, Source, check, pixels
 from coinbench.digests import classifier_digest, generator_digest
@@ -92,9 +92,7 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
             lambda log: spec.fit(cell.problem.generator, generator, train_split, rng, log),
         ),
     ]
-    # Two workers that start together train f and G side by side instead of waiting for each other.
-    for stage in sorted(stages, key=lambda stage: cache.busy(stage.kind, stage.digest)):
-        stage.load(cache, log)
+    _load(stages, cache, log)
     perceptual = PerceptualNet(
         channels, cell.problem.perceptual.width, Rng(cell.problem.perceptual.seed).child("perceptual")
     ).to(device)
@@ -115,6 +113,18 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     )
 
 
+def _load(stages: list[_Stage], cache: Cache, log: Log) -> None:
+    """Load or train all stages: two workers that start together train f and G side by side, not one after the other."""
+    busy = []
+    for stage in stages:
+        try:
+            stage.load(cache, log, wait=False)
+        except Busy:
+            busy.append(stage)
+    for stage in busy:
+        stage.load(cache, log, wait=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """A network that is trained once and then read from the cache."""
@@ -124,8 +134,8 @@ class _Stage:
     network: nn.Module
     train: Callable[[Log], None]
 
-    def load(self, cache: Cache, log: Log) -> None:
-        folder = cache.stage(self.kind, self.digest, self._make, log)
+    def load(self, cache: Cache, log: Log, *, wait: bool) -> None:
+        folder = cache.stage(self.kind, self.digest, self._make, log, wait=wait)
         # Read back even right after training, so that a fresh run and a cached one use the same tensors.
         weights.load(self.network, folder / WEIGHTS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -14,13 +15,21 @@ from coinbench.log import Event
 _PLAIN_SECONDS = 10.0
 
 
+class _Console(Console):
+    """A console that tells when its reader is gone; rich would end the thread that prints."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the BrokenPipeError through that is being handled."""
+        raise
+
+
 class Display:
     """Shows the events of workers, one bar or line per cell."""
 
     def __init__(self, quiet: bool = False) -> None:
         """Decide by stderr whether bars can be drawn."""
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self.bars: Progress | None = None
         if not quiet and sys.stderr.isatty():
             self.bars = Progress(
@@ -44,12 +53,18 @@ class Display:
     ) -> None:
         """Leave the terminal as it was."""
         if self.bars is not None:
-            self.bars.stop()
+            with suppress(OSError):
+                self.bars.stop()
 
     def say(self, text: str) -> None:
         """Print one line."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        try:
             self.console.print(text, markup=False)
+        except OSError:
+            # The terminal or the reader of a pipe is gone: the run goes on without a word.
+            self.quiet = True
 
     def event(self, label: str, event: Event) -> None:
         """Show one event of the worker of the cell called `label`."""

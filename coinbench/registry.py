@@ -1,4 +1,4 @@
-"""What can be named on the command line: built-ins, installed entry points, and nothing else.
+"""What can be named on the command line: built-ins, installed entry points, and plug-in files.
 
 A registry is a dict of names to "module:attribute"; nothing is imported before it is asked for, so that
 `coinbench --help` stays free of torch.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from coinbench import plugins
 from coinbench.errors import UsageError, unknown
 
 
@@ -25,14 +26,37 @@ class Registry:
     built_in: dict[str, str] = field(default_factory=dict)
 
     @cached_property
+    def installed(self) -> dict[str, list[EntryPoint]]:
+        """Name -> entry points of installed packages; more than one is an error for whoever asks for it."""
+        found: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    @property
     def targets(self) -> dict[str, str]:
-        """Name -> "module:attribute", built-ins first; a plug-in cannot replace a built-in."""
-        installed = {point.name: point.value for point in entry_points(group=self.group)}
-        return {**installed, **self.built_in}
+        """Name -> where it comes from: "" for a built-in, package and version, or the plug-in file.
+
+        Raises:
+            UsageError: a plug-in file cannot be used, or has a name that is taken.
+        """
+        found = dict.fromkeys(self.built_in, "")
+        found |= {name: _packages(points) for name, points in self.installed.items() if name not in found}
+        for name, (path, _) in plugins.declared(self.entries).items():
+            if name in found:
+                owner = found[name] or "coinbench"
+                raise UsageError(f"--plugin {path}: {owner} has a {self.kind} {name!r} already; rename yours")
+            found[name] = str(path)
+        return found
+
+    @property
+    def entries(self) -> str:
+        """What plug-ins call the kind: methods, metrics, problems, generators."""
+        return self.group.rpartition(".")[2]
 
     def names(self) -> list[str]:
         """Return all names, in order of definition."""
-        return [*self.built_in, *(name for name in self.targets if name not in self.built_in)]
+        return list(self.targets)
 
     def check(self, name: str) -> str:
         """Return `name` if it is known.
@@ -44,17 +68,56 @@ class Registry:
             raise unknown(self.kind, name, self.names())
         return name
 
+    def stored(self, name: str) -> str:
+        """Return `name`, which a stored configuration holds, if it is known.
+
+        Raises:
+            UsageError: it is not: the configuration was written where a plug-in was present.
+        """
+        if name not in self.targets:
+            raise UsageError(
+                f"{self.kind} {name!r} is not known here; if it is a plug-in's, give --plugin FILE.py or install its "
+                f"package (known: {', '.join(sorted(self.names()))})"
+            )
+        return name
+
     def load(self, name: str) -> Any:
         """Import what `name` stands for.
 
         Raises:
-            UsageError: the name is unknown, or its plug-in cannot be imported.
+            UsageError: the name is unknown, or its plug-in cannot be imported or holds something else.
         """
-        module, _, attribute = self.targets[self.check(name)].partition(":")
+        self.check(name)
+        if name in self.built_in:
+            module, _, attribute = self.built_in[name].partition(":")
+            try:
+                return getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise UsageError(f"{self.kind} {name!r}: cannot be imported ({error})") from error
+        file = plugins.declared(self.entries).get(name)
+        if file is not None:
+            return file[1]
+        points = self.installed[name]
+        where = f"{self.kind} {name!r} of {_packages(points)}"
+        if len(points) > 1:
+            raise UsageError(f"{where}: two packages have that name; uninstall one")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"{self.kind} {name!r}: cannot be imported ({error})") from error
+            value = points[0].load()
+        except Exception as error:
+            raise UsageError(f"{where}: cannot be imported ({plugins.told(error)}); mend or uninstall it") from error
+        return plugins.checked(self.entries, value, f"{where}: {points[0].value}")
+
+    def ignored(self) -> list[str]:
+        """Return a line for each installed plug-in whose name is a built-in's, which stays the built-in's."""
+        return [
+            f"{self.kind} {name!r} of {_packages(points)} is not used: coinbench has that name"
+            for name, points in self.installed.items()
+            if name in self.built_in
+        ]
+
+
+def _packages(points: list[EntryPoint]) -> str:
+    return " and ".join(plugins.origin(point) for point in points)
 
 
 METHODS = Registry(
@@ -63,6 +126,8 @@ METHODS = Registry(
     {
         "viscoin": "coinbench.methods.viscoin:METHOD",
         "flint": "coinbench.methods.flint:METHOD",
+        "flaem": "coinbench.methods.flaem:METHOD",
+        "random": "coinbench.methods.random_concepts:METHOD",
     },
 )
 METRICS = Registry(
@@ -93,9 +158,14 @@ GENERATORS = Registry("generator", "coinbench.generators", {"beta_vae": "coinben
 
 
 def typed(registry: Registry, value: Any) -> Any:
-    """Turn a mapping with a "name" into the configuration type registered under that name."""
+    """Turn a mapping with a "name" into the configuration type registered under that name.
+
+    Raises:
+        UsageError: there is no name, or nothing here has it: the mapping was written where a plug-in was present.
+    """
     if not isinstance(value, dict):
         return value
-    if not isinstance(value.get("name"), str):
+    name = value.get("name")
+    if not isinstance(name, str):
         raise UsageError(f"{registry.kind}: 'name' is missing in {value}")
-    return registry.load(value["name"]).config.model_validate(value)
+    return registry.load(registry.stored(name)).config.model_validate(value)

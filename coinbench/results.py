@@ -70,6 +70,18 @@ def write(table: pd.DataFrame, folder: Path) -> None:
         table.to_parquet(path, index=False)
 
 
+def find(folder: Path) -> Path:
+    """Return the table of results of a run folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = folder / "results.parquet"
+    if not path.is_file():
+        raise DataError(f"{folder}: no results.parquet there; give the --out folder of a run")
+    return path
+
+
 def read(folder: Path, remedy: str = "run the same command again") -> pd.DataFrame:
     """Read the results of a run folder, or of a cell; `remedy` ends the message where they are damaged.
 
@@ -78,9 +90,7 @@ def read(folder: Path, remedy: str = "run the same command again") -> pd.DataFra
     """
     import pandas as pd
 
-    path = folder / "results.parquet"
-    if not path.is_file():
-        raise DataError(f"{folder}: no results.parquet there; give the --out folder of a run")
+    path = find(folder)
     try:
         table = pd.read_parquet(path)
     # A damaged Parquet raises almost anything: ArrowInvalid, KeyError, NotImplementedError, MemoryError, ...

@@ -46,7 +46,7 @@ def rescore(out: Path, metrics: str | None, bootstrap: int | None) -> None:
 def _replaced(table: Any, name: str, path: Path, config: Any, bootstrap: int | None) -> Any:
     import pandas as pd
 
-    metric = registry.METRICS.load(name)
+    metric = registry.METRICS.load(registry.METRICS.stored(name))
     if bootstrap is not None:
         config = config.model_copy(update={"bootstrap": bootstrap})
     found = records.read(path)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from coinbench import contract
 from coinbench.coin import CoIN, normalise, relevance
 from coinbench.concepts import Concepts
-from coinbench.models import Features
+from coinbench.models import Features, knowing
 from coinbench.problem import Batch, Problem
 
 
@@ -41,12 +43,12 @@ class Trace:
     @cached_property
     def concepts(self) -> Concepts:
         """Φ(x) and Φ′(x)."""
-        return self.coin.encode(self.images)
+        return self._encode(self.images, lambda: self.features)
 
     @cached_property
     def logits(self) -> Float[Tensor, "B Y"]:
         """g(x), before the softmax."""
-        return self.coin.predict(self.concepts)
+        return contract.predict(self.coin, self.concepts, self.problem.n_classes)
 
     @cached_property
     def predicted(self) -> Int[Tensor, "B"]:
@@ -56,12 +58,14 @@ class Trace:
     @cached_property
     def relevance(self) -> Float[Tensor, "B K"]:
         """r_k(x) in [-1, 1] for class ĉ."""
-        return normalise(relevance(self.coin, self.concepts, self.predicted))
+        with contract.raising("predict, of which the gradient was asked,", type(self.coin)):
+            alpha = relevance(self.coin, self.concepts, self.predicted)
+        return normalise(alpha)
 
     @cached_property
     def reconstruction(self) -> Float[Tensor, "B C H W"]:
         """x̃."""
-        return self.coin.decode(self.concepts)
+        return contract.decode(self.coin, self.concepts, self.images)
 
     @cached_property
     def features_of_reconstruction(self) -> Features:
@@ -71,13 +75,22 @@ class Trace:
     @cached_property
     def logits_of_reconstruction(self) -> Float[Tensor, "B Y"]:
         """g(x̃), before the softmax."""
-        return self.coin(self.reconstruction)
+        concepts = self._encode(self.reconstruction, lambda: self.features_of_reconstruction)
+        return contract.predict(self.coin, concepts, self.problem.n_classes)
 
     @cached_property
     def perceptual(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Feature maps of the perceptual net p for x and for x̃."""
         net = self.problem.perceptual
         return net(self.images), net(self.reconstruction)
+
+    def _encode(self, images: Tensor, features: Callable[[], Features]) -> Concepts:
+        f = self.problem.classifier
+        if self.coin.classifier is not f:
+            return contract.encode(self.coin, images)
+        # f takes most of the time of `encode`, and metrics want f alone on the same images.
+        with knowing(f, images, features()):
+            return contract.encode(self.coin, images)
 
     def probability(self, logits: Float[Tensor, "B Y"]) -> Float[Tensor, "B"]:
         """Return softmax(logits)_ĉ, the probability of the class predicted on the original image."""

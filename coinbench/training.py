@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
+from coinbench.files import cannot_write
 from coinbench.log import Log
 from coinbench.models import channels_last
 from coinbench.weights import own_state, unfit, write
@@ -258,24 +260,29 @@ class _Rows:
         kept: list[list[str]] = []
         if start and self.path.is_file():
             kept, self.seconds = _kept(self.path, start)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(kept)
         self.header = bool(kept)
+        self._write("w", kept)
 
     def write(self, step: int, seconds: float, rate: float, total: float, terms: dict[str, float]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if not self.header:
-                writer.writerow(["step", "seconds", "rate", "loss", *terms])
-                self.header = True
-            values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
-            writer.writerow([step, f"{self.seconds + seconds:.2f}", *values])
+        values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
+        rows = [[str(step), f"{self.seconds + seconds:.2f}", *values]]
+        if not self.header:
+            rows.insert(0, ["step", "seconds", "rate", "loss", *terms])
+            self.header = True
+        self._write("a", rows)
         if self.board is not None:
             for name, value in {"rate": rate, "loss": total, **terms}.items():
                 self.board.add_scalar(name, value, step)
             # A thread of its own writes them, and nobody waits for it at the end.
             self.board.flush()
+
+    def _write(self, mode: Literal["w", "a"], rows: list[list[str]]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
 
 def _kept(path: Path, start: int) -> tuple[list[list[str]], float]:
@@ -286,7 +293,8 @@ def _kept(path: Path, start: int) -> tuple[list[list[str]], float]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        rows = [row for row in rows if int(row[0]) <= start]
+        # A full disk may have left half a row.
+        rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= start]
         return [header, *rows], float(rows[-1][1]) if rows else 0.0
     except (OSError, ValueError, IndexError, csv.Error):
         return [], 0.0

@@ -49,22 +49,24 @@ def load(module: nn.Module, path: Path, shared: Iterable[nn.Module] = ()) -> Non
     Raises:
         DataError: the file is missing, truncated, no safetensors, or belongs to another network.
     """
+    # The folder, not the file: a stage without its weights would still count as finished.
+    remedy = f"delete {path.parent} and run again"
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in list(file.keys())}
     # Besides its own errors safetensors passes on those of the system and of torch.
     except Exception as error:
-        raise DataError(f"{path}: not readable as safetensors ({error}); delete it and run again") from error
+        raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
     own = own_state(module, shared)
     for kind, names in (
         ("lacks", own.keys() - tensors.keys()),
         ("has a foreign", tensors.keys() - own.keys()),
     ):
         if names:
-            raise DataError(f"{path}: {kind} tensor {min(names)!r}; it belongs to another network")
+            raise DataError(f"{path}: {kind} tensor {min(names)!r}; it belongs to another network; {remedy}")
     for name, value in own.items():
         if wrong := unfit(tensors[name], value):
-            raise DataError(f"{path}: {name!r} has {wrong}")
+            raise DataError(f"{path}: {name!r} has {wrong}; {remedy}")
     for name, value in own.items():
         value.copy_(tensors[name])
 

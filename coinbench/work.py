@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from coinbench import registry
+from coinbench import contract, registry
 from coinbench.artefact import Artefact, fit_rng, load_coin, origin, save_coin
 from coinbench.cache import Cache
 from coinbench.config import Cell
@@ -63,7 +63,10 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
         raise DataError(f"{cell.dataset}: the data changed while the run was going on; run the same command again")
 
     def fit(log: Log) -> None:
-        coin = spec.fit(cell.method, problem, fit_rng(cell), log)
+        with contract.blaming(cell.method.name):
+            with contract.raising("fit", spec.fit):
+                coin = spec.fit(cell.method, problem, fit_rng(cell), log)
+            contract.check_coin(coin, "fit")
         save_coin(coin, problem, log.folder, cell.method.name)
 
     fitted = cache.stage("fit", fit_digest(cell), fit, log)

@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import typer
 
+from coinbench import plugins
 from coinbench.cache import Cache
-from coinbench.errors import CoinbenchError
+from coinbench.errors import CoinbenchError, refused
 from coinbench.log import Event, Log
 from coinbench.plan import read_cell
 from coinbench.work import choose_device, planned_from, work
@@ -24,7 +26,7 @@ def serve(
     path: Path, folder: Path, cache: Cache, device: str, threads: int | None, events: bool, tensorboard: bool
 ) -> None:
     """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes."""
-    log = Log(folder, _say_json if events else _say_plain, tensorboard=tensorboard)
+    log = Log(folder, _teller() if events else _say_plain, tensorboard=tensorboard)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: log.stop.set())
     if events:
@@ -33,16 +35,14 @@ def serve(
         torch.set_num_threads(threads)
     try:
         work(planned_from(read_cell(path), folder), cache, choose_device(device), log)
-    except torch.OutOfMemoryError as error:
-        _fail(log, events, f"out of memory on {device}; lower train.batch or evaluation.batch ({error})", 1)
-    except MemoryError:
-        _fail(log, events, "out of memory; lower train.batch or evaluation.batch, or --jobs", 1)
     except CoinbenchError as error:
         _fail(log, events, str(error), error.exit_code)
     except Exception as error:
+        if known := refused(error):
+            _fail(log, events, str(known), known.exit_code)
         if not events:
             raise
-        _fail(log, events, f"{type(error).__name__}: {error}", 1)
+        _fail(log, events, plugins.told(error), 1)
 
 
 def _fail(log: Log, events: bool, message: str, code: int) -> None:
@@ -55,11 +55,18 @@ def _fail(log: Log, events: bool, message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def _say_json(event: Event) -> None:
-    # When the executor is gone, `_watch_parent` stops the work; until then there is nobody to tell.
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+def _teller() -> Callable[[Event], None]:
+    """Return what speaks JSON on stdout; what others print goes to stderr from now on."""
+    stdout = sys.stdout.fileno()
+    channel = os.dup(stdout)
+    os.dup2(sys.stderr.fileno(), stdout)
+
+    def tell(event: Event) -> None:
+        # When the executor is gone, `_watch_parent` stops the work; until then there is nobody to tell.
+        with contextlib.suppress(BrokenPipeError), open(channel, "w", closefd=False) as file:
+            file.write(json.dumps(event) + "\n")
+
+    return tell
 
 
 def _say_plain(event: Event) -> None:

@@ -173,9 +173,9 @@ def build(config: VisCoINConfig, problem: Problem, rng: Rng) -> VisCoIN:
         return VisCoIN(config, problem).to(problem.device)
 
 
-def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
-    """Train Ψ, Θ and Ω together; f and G stay frozen."""
-    coin = build(config, problem, rng)
+def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
+    """Minimise L_train over what of the network is to be trained, in place."""
+    config = coin.config
     n_sampled = config.train.batch if config.synthetic is None else config.synthetic
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -186,8 +186,13 @@ def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
                 images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
         return losses(coin, problem, images)
 
-    shared = problem.networks
-    train(coin, loss, config.train, log, shared)
+    train(coin, loss, config.train, log, problem.networks)
+
+
+def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
+    """Train Ψ, Θ and Ω together; f and G stay frozen."""
+    coin = build(config, problem, rng)
+    optimise(coin, problem, rng, log)
     return coin
 
 

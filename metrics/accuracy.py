@@ -44,6 +44,28 @@ AGREEMENT = MetricSpec(
     protocol=f"share of images with argmax g(x) = argmax f(x), f the classifier shared by all methods; {_SAMPLES}",
     null="chance: expected agreement of independent predictions with the class shares of g and f",
 )
+ACCURACY_OWN_F = MetricSpec(
+    name="accuracy_own_f",
+    version=1,
+    unit="fraction",
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    source="FLAEM (Sarkar et al. 2022), its black-box head",
+    protocol=f"share of images with argmax f(x) = label, f the classifier that the method trained itself; {_SAMPLES}",
+    null="as for accuracy",
+)
+AGREEMENT_OWN_F = MetricSpec(
+    name="agreement_own_f",
+    version=1,
+    unit="fraction",
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    source="as agreement",
+    protocol=(
+        f"share of images with argmax g(x) = argmax f(x), f the classifier that the method trained itself; {_SAMPLES}"
+    ),
+    null="as for agreement",
+)
 ACCURACY_RECONSTRUCTION = MetricSpec(
     name="accuracy_reconstruction",
     version=1,
@@ -98,7 +120,15 @@ def chance_agreement(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "n"]) -> float:
 class Accuracy(Metric):
     """Predictions of g on x and x̃ and of f on x, against the label and each other."""
 
-    specs = (ACCURACY, ACCURACY_F, AGREEMENT, ACCURACY_RECONSTRUCTION, PROBABILITY_RECONSTRUCTION)
+    specs = (
+        ACCURACY,
+        ACCURACY_F,
+        AGREEMENT,
+        ACCURACY_OWN_F,
+        AGREEMENT_OWN_F,
+        ACCURACY_RECONSTRUCTION,
+        PROBABILITY_RECONSTRUCTION,
+    )
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""
@@ -117,6 +147,8 @@ class Accuracy(Metric):
             "probability": trace.probability(trace.logits_of_reconstruction.double()),
             "uniform": torch.full_like(trace.logits[:, 0], 1 / trace.logits.shape[1], dtype=torch.float64),
         }
+        if trace.coin.classifier is not trace.problem.classifier:
+            columns["own_f"] = trace.coin.classifier(trace.images).logits.argmax(1)
         self._parts.append({name: value.cpu().numpy() for name, value in columns.items()})
 
     def records(self) -> Records:
@@ -125,10 +157,10 @@ class Accuracy(Metric):
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
-        """Return the five numbers, each with its chance level."""
+        """Return the numbers, each with its chance level; those of its own f for a method that has one."""
         label, f, g = records["label"], records["f"], records["g"]
         chance = hits(np.full_like(label, majority(label)), label)
-        return [
+        rows = [
             summarise(ACCURACY, hits(g, label), config),
             summarise(ACCURACY, chance, config, arm="chance"),
             summarise(ACCURACY_F, hits(f, label), config),
@@ -140,3 +172,11 @@ class Accuracy(Metric):
             summarise(PROBABILITY_RECONSTRUCTION, records["probability"], config),
             summarise(PROBABILITY_RECONSTRUCTION, records["uniform"], config, arm="chance"),
         ]
+        if (own := records.get("own_f")) is not None:
+            rows += [
+                summarise(ACCURACY_OWN_F, hits(own, label), config),
+                summarise(ACCURACY_OWN_F, chance, config, arm="chance"),
+                summarise(AGREEMENT_OWN_F, hits(g, own), config),
+                AGREEMENT_OWN_F.score(chance_agreement(g, own), n=len(g), arm="chance"),
+            ]
+        return rows

@@ -103,7 +103,10 @@ class Faithfulness(Metric):
             for draw, uniform in enumerate(dice):
                 variants.append((tau, "random", draw, lowest(uniform, mask.sum(1))))
         masks = np.concatenate([mask for *_, mask in variants])
-        drop = self._drop(trace, np.tile(chosen, len(variants)), masks)
+        # Removing a concept that is 0 changes nothing: such edits need no decoding, or share one with others.
+        active = (trace.concepts.phi != 0).any(2).cpu().numpy() | (trace.concepts.pooled != 0).cpu().numpy()
+        row = np.tile(chosen, len(variants))
+        drop = self._drop(trace, row, masks & active[row])
         each = len(chosen)
         self._parts.append(
             {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coinbench.files import write_atomically
-from coinbench.reports.folder import read_folder, titles_of
+from coinbench.reports.folder import read_folder, series_of, titles_of
 from coinbench.reports.render import write_table
 from coinbench.reports.tables import build_tables
 
@@ -34,17 +34,18 @@ def report(folder: Path, titles: Mapping[str, str] | None = None) -> ReportFiles
         DataError: the folder holds no results.
     """
     # Drawing loads pandas and matplotlib: seconds that commands which only print tables need not wait.
-    from coinbench.reports import figures, html
+    from coinbench.reports import drawing, figures, gallery, html
 
     run = read_folder(folder)
     titles = titles or titles_of(folder)
     tables = build_tables(run.records, titles, run.keys(), run)
-    plots = figures.plots(run, titles)
+    images = gallery.read_all(run, series_of({(r.method, r.variant) for r in run.records}, titles))
+    plots = figures.plots(run, images, titles)
     written = [path for table in tables for path in write_table(table, folder / "tables")]
-    drawn = [path for plot in plots for path in figures.save(plot, folder / "figures")]
-    missing = html.missing(run, tables, plots, titles)
+    drawn = [path for plot in plots for path in drawing.save(plot, folder / "figures")]
+    missing = html.missing(run, tables, images, titles)
     with write_atomically(folder / "report.html") as temporary:
-        page = html.page(run, tables, plots, missing, titles)
+        page = html.page(run, tables, plots, images, missing, titles)
         temporary.write_text(page, encoding="utf-8")
     return ReportFiles(
         tables=tuple(written),

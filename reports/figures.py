@@ -1,74 +1,30 @@
-"""The figures of a run: faithfulness, consistency, training curves, reconstructions and concept sheets."""
+"""The figures of a run: faithfulness, consistency, training curves; those made of images are in sheets.py."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from coinbench.files import write_atomically
-from coinbench.reports import gallery
+from coinbench.reports import drawing, sheets
+from coinbench.reports.drawing import FAINT, INK, Plot
 from coinbench.reports.folder import RunFolder, Series, series_of, slug
+from coinbench.reports.gallery import Images
 from coinbench.reports.layout import Numbers, parameter, setting
 
-INK, FAINT = "#333333", "#8a8a8a"
 _MARKERS = "osD^vP*X"
 _ARMS = (("method", "trained", "o"), ("untrained", "untrained", "D"), ("permuted", "permuted labels", "s"))
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A figure to be drawn: where it goes and what it shows."""
-
-    name: str
-    """Of the file, without ending."""
-    kind: str
-    title: str
-    caption: str
-    draw: Callable[[], Figure]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Set the style of the figures, and take it back."""
-    settings: dict[Any, Any] = {
-        **seaborn.axes_style("whitegrid"),
-        **seaborn.plotting_context("paper"),
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.edgecolor": FAINT,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": "#e4e4e4",
-        "legend.frameon": False,
-        "pdf.fonttype": 42,
-        # Names of data sets, classes and variants are text, whatever dollar signs they hold.
-        "text.parse_math": False,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the tables and the page have it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield
-
-
-def plots(run: RunFolder, titles: Mapping[str, str] | None = None) -> list[Plot]:
+def plots(run: RunFolder, images: Images, titles: Mapping[str, str] | None = None) -> list[Plot]:
     """Return the figures that the folder has the numbers or images for."""
     numbers = Numbers(run.records)
     series = series_of(numbers.keys(), titles)
@@ -78,36 +34,10 @@ def plots(run: RunFolder, titles: Mapping[str, str] | None = None) -> list[Plot]
         found += _faithfulness(numbers, dataset, series, colours)
         found += _consistency(numbers, dataset, series, colours)
     for dataset in numbers.datasets():
-        found += _reconstructions(run, dataset, series)
-        found += _sheets(run, dataset, series)
+        found += sheets.plots(images, dataset, series)
     for dataset in numbers.datasets():
         found += _training(run, dataset, series)
     return found
-
-
-def save(plot: Plot, folder: Path) -> list[Path]:
-    """Write NAME.png at 200 dpi and NAME.pdf, each atomically."""
-    paths = [folder / f"{plot.name}{suffix}" for suffix in (".png", ".pdf")]
-    with style():
-        figure = plot.draw()
-        for path in paths:
-            with write_atomically(path) as temporary:
-                figure.savefig(temporary, dpi=200, bbox_inches="tight", pad_inches=0.08)
-    return paths
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Make a figure that no global state knows of."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(width: float, height: float) -> Figure:
-    """Make a figure whose axes are placed by hand; what hangs over its edges is saved too."""
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _faithfulness(
@@ -119,7 +49,7 @@ def _faithfulness(
         return []
 
     def draw() -> Figure:
-        figure = _figure(5.2, 3.3)
+        figure = drawing.figure(5.2, 3.3)
         axes = figure.subplots()
         for i, one in enumerate(drawn):
             for arm, dashed in (("random", True), ("method", False)):
@@ -176,7 +106,7 @@ def _consistency(numbers: Numbers, dataset: str, series: Sequence[Series], colou
         return []
 
     def draw() -> Figure:
-        figure = _figure(max(3.2, 0.6 + 1.15 * len(drawn)) * len(params), 3.4)
+        figure = drawing.figure(max(3.2, 0.6 + 1.15 * len(drawn)) * len(params), 3.4)
         panels = figure.subplots(1, len(params), sharey=True, squeeze=False)[0]
         for axes, value in zip(panels, params, strict=True):
             axes.axhline(50, color=FAINT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
@@ -224,87 +154,6 @@ def _swarm(axes: Axes, centre: float, values: Sequence[float], colour: Any, mark
     axes.plot([centre] * 2, [y.mean() - deviation, y.mean() + deviation], color="black", lw=1, zorder=4)
 
 
-def _reconstructions(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
-    found = [
-        (one, images)
-        for one in series
-        if (cell := run.cell(dataset, one)) and (images := gallery.read_reconstructions(cell))
-    ]
-    if not found:
-        return []
-    strips: list[tuple[str, np.ndarray, tuple[str, ...]]] = []
-    shown: tuple[int, ...] = ()
-    for one, images in found:
-        if images.index != shown:
-            name = "original" if not shown else f"original\n({one.title})"
-            strips.append((name, images.originals, images.labels))
-            shown = images.index
-        strips.append((one.title, images.reconstructions, ()))
-
-    def draw() -> Figure:
-        count = max(len(tiles) for _, tiles, _ in strips)
-        rows = len(strips)
-        figure = _figure(1.2 + 0.72 * count, 0.78 * rows + 0.45)
-        for axes, (name, tiles, labels) in zip(figure.subplots(rows, 1, squeeze=False)[:, 0], strips, strict=True):
-            _show(axes, tiles, name, labels, count)
-        return figure
-
-    caption = "Test images and their reconstructions x̃ by each method (lowest seed)."
-    name, title = slug("reconstructions", dataset), f"Reconstructions, {dataset}"
-    return [Plot(name, "reconstructions", title, caption, draw)]
-
-
-def _show(axes: Axes, tiles: np.ndarray, name: str, labels: Sequence[str], count: int, gap: int = 2) -> None:
-    """Show a strip of tiles with its name at the left and labels above."""
-    strip = gallery.join(tiles, gap)
-    width = strip.shape[1] / (len(tiles) + (len(tiles) - 1) * gap / tiles.shape[2])
-    step = width * (1 + gap / tiles.shape[2])
-    axes.imshow(strip, interpolation="none")
-    axes.set_xlim(-0.5, count * step - 0.5)
-    axes.axis("off")
-    height = strip.shape[0] / 2
-    axes.text(-width * 0.12, height, name, ha="right", va="center", fontsize=8.5, linespacing=1.35)
-    for i, label in enumerate(labels):
-        short = label if len(label) <= 12 else f"{label[:11]}…"
-        at = (i * step + width / 2, -width * 0.07)
-        axes.text(*at, short, ha="center", va="bottom", fontsize=7, color=INK)
-
-
-def _sheets(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Plot]:
-    found = []
-    for one in series:
-        cell = run.cell(dataset, one)
-        sheet = gallery.read_sheet(cell) if cell else None
-        if sheet is None:
-            continue
-        caption = (
-            f"{one.title} on {dataset}: its most relevant class-concept pairs. r is the relevance of the "
-            f"concept to the class; the concept is scaled by λ, all else kept. {sheet.note}"
-        )
-        name = slug("concepts", dataset, one.method, *([one.variant] if one.variant != "default" else []))
-        found.append(Plot(name, "sheet", f"Concepts of {one.title}, {dataset}", caption, _sheet(sheet)))
-    return found
-
-
-def _sheet(sheet: gallery.Sheet) -> Callable[[], Figure]:
-    def draw() -> Figure:
-        blocks = max(len(pair.rows) for pair in sheet.pairs)
-        tiles = len(sheet.headers)
-        figure = _plain(0.51 * tiles * blocks, 0.56 * len(sheet.pairs))
-        grid = figure.add_gridspec(
-            len(sheet.pairs), blocks, left=0.0, right=1, top=1, bottom=0, wspace=0.035, hspace=0.08
-        )
-        for i, pair in enumerate(sheet.pairs):
-            for j, row in enumerate(pair.rows):
-                axes = figure.add_subplot(grid[i, j])
-                name = f"{pair.label}\nconcept {pair.concept}, r = {pair.relevance:.2f}"
-                labels = sheet.headers if i == 0 else ()
-                _show(axes, row, name if j == 0 else "", labels, tiles)
-        return figure
-
-    return draw
-
-
 _NO_TERMS = frozenset({"step", "seconds", "rate", "loss"})
 """Columns of train.csv that are no term of the loss."""
 
@@ -320,7 +169,7 @@ def _training(run: RunFolder, dataset: str, series: Sequence[Series]) -> list[Pl
         return []
 
     def draw() -> Figure:
-        figure = _figure(3.4 * len(logs) + 0.4, 3.6)
+        figure = drawing.figure(3.4 * len(logs) + 0.4, 3.6)
         panels = figure.subplots(1, len(logs), squeeze=False)[0]
         # A term keeps its colour in all panels, so that one legend serves them.
         terms = list(dict.fromkeys(name for _, log in logs for name in log if name not in _NO_TERMS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,10 @@ class CellFolder:
     provenance: Mapping[str, Any]
     steps: int | None = None
     """Optimiser steps of its training."""
+    title: str = ""
+    """Name of the data set in tables where it has one of its own."""
+    fingerprint: str = ""
+    """Of the images and labels."""
 
     @property
     def name(self) -> str:
@@ -119,7 +123,10 @@ def read_folder(path: Path) -> RunFolder:
     Raises:
         DataError: it holds no results.
     """
-    records = records_of(results.read(path))
+    cells = read_cells(path)
+    called = _datasets(cells)
+    cells = [replace(cell, dataset=called[cell.path.name]) for cell in cells]
+    records = [replace(r, dataset=called.get(r.cell, r.dataset)) for r in read_records(path)]
     names = [
         f"{r.metric}{f' at {r.params}' if r.params else ''} ({r.arm}): {r.method} on {r.dataset}, seed {r.seed}"
         for r in records
@@ -129,13 +136,44 @@ def read_folder(path: Path) -> RunFolder:
     if not kept:
         raise DataError(f"{path}: the results hold no number; run the same command again")
     digests = {r.cell for r in kept}
-    # Cells that an earlier command left there with other settings are no part of this run.
-    planned = load(path / "plan.json").get("cells")
-    planned = planned if isinstance(planned, list) else None
-    folders = (file.parent for file in sorted((path / "cells").glob("*/cell.json")))
-    cells = [_read_cell(folder, digests) for folder in folders if planned is None or folder.name in planned]
+    cells = [_with_status(cell, digests) for cell in cells]
     cells.sort(key=lambda cell: (cell.dataset, cell.method, cell.variant, cell.seed))
     return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the rows of a run folder.
+
+    Raises:
+        DataError: it holds no results, or values that are none.
+    """
+    table = results.read(path)
+    try:
+        return records_of(table)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path / 'results.parquet'}: not a table of results ({error}); run the same command again"
+        ) from error
+
+
+def read_cells(path: Path) -> list[CellFolder]:
+    """Read the cells of a run folder, as far as they came.
+
+    Cells that an earlier command left there with other settings are no part of this run.
+    """
+    planned = load(path / "plan.json").get("cells")
+    folders = (file.parent for file in sorted((path / "cells").glob("*/cell.json")))
+    return [_read_cell(folder) for folder in folders if not isinstance(planned, list) or folder.name in planned]
+
+
+def _datasets(cells: Iterable[CellFolder]) -> dict[str, str]:
+    """Return how tables call the data set of each cell; two that share a title get a piece of their fingerprints."""
+    found = {cell.path.name: (cell.title or cell.dataset, cell.fingerprint if cell.title else "") for cell in cells}
+    shared = [title for title, _ in set(found.values())]
+    return {
+        name: f"{title} [{print_[:6]}]" if print_ and shared.count(title) > 1 else title
+        for name, (title, print_) in found.items()
+    }
 
 
 def budget(run: RunFolder, series: Sequence[Series]) -> str:
@@ -157,7 +195,8 @@ def titles_of(path: Path) -> dict[str, str]:
     """Return the names of methods in tables, as the cells of a run folder recorded them."""
     folders = sorted(file.parent for file in (path / "cells").glob("*/provenance.json"))
     pairs = ((mapping(load(f / "cell.json").get("method")), load(f / "provenance.json")) for f in folders)
-    return {str(m["name"]): str(origin["title"]) for m, origin in pairs if "name" in m and "title" in origin}
+    named = ((method.get("name"), origin.get("title")) for method, origin in pairs)
+    return {str(name): str(title) for name, title in named if name and title}
 
 
 def records_of(table: pd.DataFrame) -> list[Record]:
@@ -178,23 +217,28 @@ def _record(row: dict[str, Any]) -> Record:
     return Record(**row)
 
 
-def _read_cell(path: Path, measured: set[str]) -> CellFolder:
+def _read_cell(path: Path) -> CellFolder:
     config, error = load(path / "cell.json"), load(path / "error.json")
-    with_scores = ("complete", "incomplete")
-    without = ("unfinished", "failed")
-    status = (with_scores if path.name in measured else without)[bool(error)]
-    method = mapping(config.get("method"))
+    method, data = mapping(config.get("method")), mapping(config.get("data"))
     return CellFolder(
         path=path,
         dataset=str(config.get("dataset", _UNKNOWN)),
         method=str(method.get("name", _UNKNOWN)),
         variant=str(config.get("variant", "default")),
         seed=int(_number(config.get("seed")) or 0),
-        status=status,
+        status="failed" if error else "unfinished",
         error=str(error.get("error", "")),
         provenance=load(path / "provenance.json"),
         steps=int(_number(mapping(method.get("train")).get("steps")) or 0) or None,
+        title=str(data.get("title") or ""),
+        fingerprint=str(config.get("data_fingerprint", "")),
     )
+
+
+def _with_status(cell: CellFolder, measured: set[str]) -> CellFolder:
+    if cell.path.name not in measured:
+        return cell
+    return replace(cell, status="incomplete" if cell.error else "complete")
 
 
 def load(path: Path) -> dict[str, Any]:

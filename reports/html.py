@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from coinbench.reports import gallery
-from coinbench.reports.figures import Plot
-from coinbench.reports.folder import CellFolder, RunFolder, Series, mapping, series_of, slug
+from coinbench.reports.drawing import Plot
+from coinbench.reports.folder import CellFolder, RunFolder, Series, mapping, series_of
+from coinbench.reports.gallery import Exhibits, Images
 from coinbench.reports.layout import Numbers, Table, protocol
 from coinbench.reports.tables import title_of
 
@@ -32,6 +33,8 @@ CONTROLS = {
 """What the controls of the built-in metrics are."""
 _SHRINK = 0.65
 """Of the figures in the page, against the 200 dpi of the files."""
+_TILE = 96
+"""Largest height of a tile in the page, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Picture:
 def missing(
     run: RunFolder,
     tables: Sequence[Table],
-    plots: Sequence[Plot],
+    images: Images,
     titles: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Say, a sentence each, what the folder does not hold."""
@@ -71,17 +74,31 @@ def missing(
     ]
     found += [f"No number: {name}." for name in run.unmeasured]
     found += [f"Table {table.title}: nothing was measured." for table in tables if not table.rows]
+    holes: dict[str, list[str]] = {}
     for table in tables:
-        found += [f"Table {table.title}: {note}" for note in table.notes if "issing:" in note]
-        found += [f"Table {table.title}: {note}" for note in table.notes if note.startswith("Not ")]
+        for note in table.notes:
+            if "issing:" in note or note.startswith("Not "):
+                holes.setdefault(note, []).append(table.title)
+    found += [f"Table {', '.join(names)}: {note}" for note, names in holes.items()]
     series = series_of(Numbers(run.records).keys(), titles)
+    found += [f"Images: {lacking}." for lacking in _lacking(run, images, series)]
+    found += [] if "experiments" in run.config else ["Configuration: config.json is missing, or not that of a run."]
+    return found
+
+
+def _lacking(run: RunFolder, images: Images, series: Sequence[Series]) -> list[str]:
+    """Say which images are not there or not readable."""
+    found = []
+    kinds = (("reconstructions", "reconstructions"), ("sheet", "concept sheet"), ("local", "single images"))
     for dataset in sorted({record.dataset for record in run.records}):
-        names = {plot.name for plot in plots}
-        if slug("reconstructions", dataset) not in names:
-            found.append(f"Images: no reconstructions were saved for {dataset}.")
-        bare = [one.title for one in series if _sheet_of(run, dataset, one) is None]
-        if bare:
-            found.append(f"Images: no concept sheet for {', '.join(bare)} on {dataset}.")
+        shown = [(one.title, images.get((dataset, one), Exhibits())) for one in series]
+        for field, name in kinds:
+            bare = [title for title, item in shown if getattr(item, field) is None]
+            found += [f"no {name} of {', '.join(bare)} on {dataset}"] if bare else []
+        for title, item in shown:
+            more = f" and {len(item.broken) - 3} more" if len(item.broken) > 3 else ""
+            names = f"{', '.join(item.broken[:3])}{more}"
+            found += [f"missing or not readable for {title} on {dataset}: {names}"] if item.broken else []
     return found
 
 
@@ -89,6 +106,7 @@ def page(
     run: RunFolder,
     tables: Sequence[Table],
     plots: Sequence[Plot],
+    images: Images,
     absent: Sequence[str],
     titles: Mapping[str, str] | None = None,
 ) -> str:
@@ -100,6 +118,7 @@ def page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     source = files("coinbench.reports").joinpath("templates", "report.html.j2")
+    environment.filters["relevance"] = gallery.relevance
     template = environment.from_string(source.read_text(encoding="utf-8"))
     # Sheets are set as HTML from the small tiles: sharp at any size, and a fraction of the bytes.
     drawn = [(plot, _drawing(plot, run.path / "figures")) for plot in plots if plot.kind != "sheet"]
@@ -109,11 +128,12 @@ def page(
         datasets=datasets,
         seeds=sorted({record.seed for record in run.records}),
         command=_command(run),
-        config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
+        config=json.dumps(run.config, indent=2, ensure_ascii=False) if "experiments" in run.config else "",
         cells=[(cell, _summary(cell)) for cell in run.cells],
         tables=tables,
         drawn=drawn,
-        sheets=_sheets(run, datasets, series),
+        sheets=_sheets(images, datasets, series),
+        singles=_singles(images, datasets, series),
         absent=absent,
         measures=_measures(numbers),
         provenance=_provenance(run.cells),
@@ -139,26 +159,35 @@ def _picture(image: Image.Image) -> Picture:
     return Picture(f"data:image/png;base64,{text}", image.width, image.height)
 
 
-def _sheet_of(run: RunFolder, dataset: str, one: Series) -> gallery.Sheet | None:
-    cell = run.cell(dataset, one)
-    return gallery.read_sheet(cell) if cell else None
-
-
-def _sheets(run: RunFolder, datasets: Sequence[str], series: Sequence[Series]) -> list[dict[str, Any]]:
+def _sheets(images: Images, datasets: Sequence[str], series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return the sheets of class-concept pairs, with a picture of each row."""
     found = []
-    for dataset in datasets:
-        for one in series:
-            sheet = _sheet_of(run, dataset, one)
-            if sheet is None:
-                continue
-            pairs = [(pair, [_strip(row) for row in pair.rows]) for pair in sheet.pairs]
-            found.append({"title": f"{one.title} on {dataset}", "sheet": sheet, "pairs": pairs})
+    for key in ((dataset, one) for dataset in datasets for one in series):
+        if (shown := images.get(key)) and (sheet := shown.sheet):
+            pairs = [(pair, [_strip(row) for row in pair.rows]) for pair in sheet.items]
+            found.append({"title": f"{key[1].title} on {key[0]}", "sheet": sheet, "pairs": pairs})
+    return found
+
+
+def _singles(images: Images, datasets: Sequence[str], series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return the sheets of single images, with a picture of x and x̃ and one of each concept."""
+    found = []
+    for key in ((dataset, one) for dataset in datasets for one in series):
+        if (shown := images.get(key)) and (sheet := shown.local):
+            cards = [
+                (image, _strip(image.tiles), [(part, _strip(part.tiles)) for part in image.parts])
+                for image in sheet.items
+            ]
+            found.append({"title": f"{key[1].title} on {key[0]}", "sheet": sheet, "cards": cards})
     return found
 
 
 def _strip(tiles: np.ndarray) -> Picture:
-    """Join tiles at their own size with transparent gaps; the page enlarges them."""
-    return _picture(Image.fromarray(gallery.join(tiles, gap=1, size=tiles.shape[1])))
+    """Join tiles at their own size (large ones reduced) with transparent gaps; the page enlarges them."""
+    strip = Image.fromarray(gallery.join(tiles, gap=1, size=tiles.shape[1]))
+    if strip.height > _TILE:
+        strip = strip.resize((round(strip.width * _TILE / strip.height), _TILE), Image.Resampling.LANCZOS)
+    return _picture(strip)
 
 
 def _command(run: RunFolder) -> str:
@@ -171,6 +200,7 @@ def _command(run: RunFolder) -> str:
 def _summary(cell: CellFolder) -> dict[str, str]:
     """Return what the table of cells shows of a cell's provenance."""
     seconds = cell.provenance.get("seconds")
+    # A method without a training loop has no time of its fit.
     parts = {key: value for key, value in mapping(seconds).items() if isinstance(value, int | float)}
     total = parts.get("total", sum(parts.values()))
     if isinstance(seconds, int | float):

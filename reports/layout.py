@@ -73,6 +73,8 @@ class Row:
     """None where no entry is to be marked."""
     over: str = "seeds"
     """What the spread is over."""
+    optional: bool = False
+    """Whether a dash means that a method has no such number, not that it is missing."""
 
     @property
     def name(self) -> str:
@@ -302,10 +304,10 @@ def missing_notes(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
             continue
         for dataset, seeds in expected.items():
             mine = [row for row in rows if row.dataset == dataset]
-            holes = [row.name for row in mine if row.entries[i] is None]
+            holes = [row.name for row in mine if row.entries[i] is None and not row.optional]
             have = {seed for row in mine if (e := row.entries[i]) for seed in e.seeds}
             where = f"{column.title} on {dataset}"
-            if len(holes) == len(mine):
+            if not have:
                 notes.setdefault(where, []).append("all rows")
                 continue
             notes.setdefault(where, []).extend(holes)

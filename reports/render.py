@@ -30,7 +30,7 @@ _MATH = (
     | {"ω": r"\omega", "Γ": r"\Gamma", "Δ": r"\Delta", "Θ": r"\Theta", "Λ": r"\Lambda"}
     | {"Σ": r"\Sigma", "Φ": r"\Phi", "Ψ": r"\Psi", "Ω": r"\Omega", "Π": r"\Pi"}
 )
-_TEXT = {"–": "--", "—": "---", "…": r"\ldots{}", "’": "'", "‘": "`", "“": "``", "”": "''", "\xa0": "~"}
+_TEXT = {"†": r"\dag{}", "–": "--", "—": "---", "…": r"\ldots{}", "’": "'", "‘": "`", "“": "``", "”": "''", "\xa0": "~"}
 _ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar"}
 
 
@@ -48,12 +48,16 @@ def to_markdown(table: Table, terminal: bool = False) -> str:
         first = "" if row.dataset == last else row.labels[0]
         body.append([first, *row.labels[1:], *cells])
         last = row.dataset
+    text = grid(headers, body, len(table.headers))
+    return "\n".join((f"**{table.title}**", "", *text, "", *_prose(table), ""))
+
+
+def grid(headers: list[str], body: list[list[str]], labels: int) -> list[str]:
+    """Return the lines of an aligned Markdown table whose first `labels` columns are text."""
     lines = [[_piped(cell) for cell in line] for line in (headers, *body)]
     widths = [max(3, *(_width(line[i]) for line in lines)) for i in range(len(headers))]
-    labels = len(table.headers)
     rule = ["-" * w if i < labels else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    text = [_line(line, widths, labels) for line in (lines[0], rule, *lines[1:])]
-    return "\n".join((f"**{table.title}**", "", *text, "", *_prose(table), ""))
+    return [_line(line, widths, labels) for line in (lines[0], rule, *lines[1:])]
 
 
 def _prose(table: Table) -> list[str]:

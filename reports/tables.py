@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 NAMES = {
     "accuracy": "accuracy of g",
     "accuracy_f": "accuracy of f",
+    "accuracy_own_f": "accuracy of its own f",
     "agreement": "agreement of g with f",
+    "agreement_own_f": "agreement of g with its own f",
     "accuracy_reconstruction": "accuracy of g on x̃",
     "probability_reconstruction": "mean g(x̃)_ĉ",
     "mse": "MSE",
@@ -45,6 +47,9 @@ NAMES = {
     "sparsity": "sparsity",
 }
 """How tables and figures call the metrics; others by their name."""
+_SHOWN_ELSEWHERE = frozenset({"faithfulness_mean", "faithfulness_iqr"})
+"""Numbers of coinbench that no table shows: others stand for them."""
+OWN_F = "†"
 _MARKED = "Best in bold, second underlined; controls are never marked."
 
 
@@ -54,7 +59,9 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables; one that nothing was measured for has no rows.
+    """Return the five tables, and one of the numbers that none of them shows, where there are any.
+
+    A table that nothing was measured for has no rows.
 
     Args:
         records: the rows of results.
@@ -72,6 +79,8 @@ def build_tables(
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
     spent = budget(run, series) if run else ""
     tables = [builder(numbers, series) for builder in builders]
+    others = _others(numbers, series)
+    tables += [others] if others.rows else []
     return [replace(t, notes=(*t.notes, spent)) if spent and t.rows else t for t in tables]
 
 
@@ -134,10 +143,13 @@ def _methods(series: Sequence[Series]) -> list[Column]:
 
 
 def _accuracy(numbers: Numbers, series: Sequence[Series]) -> Table:
-    columns = [Column(title="Chance"), Column(title="Original-f"), *_methods(series)]
+    others = [one for one in series if _has_own_f(numbers, one)]
+    methods = [Column(title=f"{one.title}{OWN_F}" if one in others else one.title, series=one) for one in series]
+    columns = [Column(title="Chance"), Column(title="Original-f"), *methods]
     quantities = (
-        *(("accuracy", "accuracy", "method"), ("accuracy_reconstruction", "accuracy on x̃", "method")),
-        *(("agreement", "agreement with f", "method"), ("agreement", "agreement by chance", "chance")),
+        *(("accuracy", "accuracy", "method"), ("accuracy_own_f", "accuracy of its own f", "method")),
+        *(("accuracy_reconstruction", "accuracy on x̃", "method"), ("agreement", "agreement with f", "method")),
+        *(("agreement_own_f", "agreement with its own f", "method"), ("agreement", "agreement by chance", "chance")),
     )
     rows = []
     for dataset in numbers.datasets():
@@ -146,6 +158,7 @@ def _accuracy(numbers: Numbers, series: Sequence[Series]) -> Table:
         for metric, label, arm in quantities:
             # Labels are the same for g(x) and g(x̃), so chance is too; f says nothing of the others.
             chance = majority if metric.startswith("accuracy") else None
+            own = metric.endswith("_own_f")
             f = original if metric == "accuracy" else None
             entries = [numbers.entry(dataset, one, metric, arm=arm) for one in series]
             rows.append(
@@ -159,14 +172,22 @@ def _accuracy(numbers: Numbers, series: Sequence[Series]) -> Table:
                     unit="fraction",
                     scale=100.0,
                     decimals=1,
-                    higher_is_better=numbers.direction(metric) if arm == "method" else None,
+                    # Different classifiers are no competitors for one mark.
+                    higher_is_better=numbers.direction(metric) if arm == "method" and not own else None,
+                    optional=own,
                 )
             )
     notes = ["Chance: share of the most frequent class."] if any(r.entries[0] for r in rows) else []
+    notes += [f"{OWN_F} Trained with its own classifier, so Original-f is not its f."] if others else []
     notes += _other_classifiers(numbers, series)
     shown = ("accuracy", "accuracy_f", "agreement", "accuracy_reconstruction")
+    shown += ("accuracy_own_f", "agreement_own_f") if others else ()
     headers = ("data set", "quantity")
     return _table("accuracy", "Accuracy (%)", headers, columns, rows, numbers, shown, notes)
+
+
+def _has_own_f(numbers: Numbers, one: Series) -> bool:
+    return any(numbers.entry(dataset, one, "accuracy_own_f") for dataset in numbers.datasets())
 
 
 def _point(entry: Entry | None, seeds: int = 0) -> Entry | None:
@@ -179,14 +200,14 @@ def _point(entry: Entry | None, seeds: int = 0) -> Entry | None:
 
 
 def _other_classifiers(numbers: Numbers, series: Sequence[Series]) -> list[str]:
-    """Name methods that were measured against an f of their own."""
+    """Name methods that were measured against another f than the one shown as Original-f."""
     notes = []
     for dataset in numbers.datasets():
         first = numbers.shared(dataset, series, "accuracy_f")
         for one in series:
             own = numbers.entry(dataset, one, "accuracy_f")
             if first and own and own.value != first.value:
-                notes.append(f"{one.title} on {dataset} has an f of its own: {own.text(100.0, 1)} %.")
+                notes.append(f"Original-f of {one.title} on {dataset} is another: {own.text(100.0, 1)} %.")
     return notes
 
 
@@ -338,3 +359,32 @@ def _sparsity(numbers: Numbers, series: Sequence[Series]) -> Table:
     headers, columns = ("data set", "t", "quantity"), _methods(series)
     title = "Sparsity"
     return _table("sparsity", title, headers, columns, rows, numbers, ("sparsity",), notes)
+
+
+def _others(numbers: Numbers, series: Sequence[Series]) -> Table:
+    """Return the numbers that the other tables do not know: those of plug-ins, one row per arm and setting."""
+    known = {*NAMES, *_SHOWN_ELSEWHERE, *numbers.metrics("mse", "lpips", "fid", "pd_", "fd_p", "fd_")}
+    metrics = [metric for metric in numbers.metrics("") if metric not in known]
+    rows = []
+    for dataset in numbers.datasets():
+        for metric in metrics:
+            keys = {(r.params, r.arm) for r in numbers.of(metric)}
+            for params, arm in sorted(keys, key=lambda key: (parameter(key[0]), key[1] != "method", key)):
+                entries = tuple(numbers.entry(dataset, one, metric, params, arm) for one in series)
+                rows.append(
+                    Row(
+                        labels=(dataset, title_of(metric), params, "" if arm == "method" else arm),
+                        quantity=title_of(metric),
+                        dataset=dataset,
+                        metric=metric,
+                        params=params,
+                        arm=arm,
+                        entries=entries,
+                        unit=numbers.unit(metric),
+                        decimals=significant(entries),
+                        higher_is_better=numbers.direction(metric) if arm == "method" else None,
+                    )
+                )
+    notes = [f"{title_of(metric)} in {unit}." for metric in metrics if (unit := numbers.unit(metric))]
+    headers = ("data set", "metric", "setting", "control")
+    return _table("others", "Other metrics", headers, _methods(series), rows, numbers, metrics, notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coinbench.cli import main
+from coinbench.plugins import VARIABLE
 
 TINY = {
     "data.n_train": "240",
@@ -57,6 +58,8 @@ def in_process(capfd: pytest.CaptureFixture[str], *words: object) -> Ran:
     """Call the command line in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["coinbench", *(str(word) for word in words)])
+        # `--plugin` sets it for the worker processes; it must not outlive the command.
+        patch.setenv(VARIABLE, os.environ.get(VARIABLE, ""))
         with pytest.raises(SystemExit) as ended:
             main()
     out, err = capfd.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coinbench.cache import Cache, default_root
+from coinbench.cache import Busy, Cache, default_root
 from coinbench.errors import CoinbenchError, Interrupted
 from coinbench.log import Log
 
@@ -48,7 +48,6 @@ def test_a_begun_stage_is_kept_and_continued(tmp_path: Path, error: BaseExceptio
     with pytest.raises(type(error)):
         cache.stage("fit", "d", cut, Log(tmp_path))
     assert not cache.has("fit", "d")
-    assert not cache.busy("fit", "d")
 
     def rest(log: Log) -> None:
         assert (log.folder / "checkpoint").read_text() == "half"
@@ -81,7 +80,8 @@ def test_a_second_thread_waits_for_the_first_and_makes_nothing(tmp_path: Path) -
     first.start()
     try:
         assert began.wait(20)
-        assert cache.busy("fit", "d")
+        with pytest.raises(Busy):
+            cache.stage("fit", "d", lambda log: pytest.fail("made twice"), Log(tmp_path), wait=False)
 
         def tell(event: dict) -> None:
             said.append(event["text"])
@@ -96,7 +96,6 @@ def test_a_second_thread_waits_for_the_first_and_makes_nothing(tmp_path: Path) -
         first.join()
     assert (folder / "w").read_text() == "first"
     assert said == ["waiting for another process that makes fit d"]
-    assert not cache.busy("fit", "d")
 
 
 def test_waiting_can_be_interrupted(tmp_path: Path) -> None:
@@ -139,23 +138,22 @@ def holder(tmp_path: Path):
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path, holder: subprocess.Popen) -> None:
     cache = Cache(tmp_path)
-    assert cache.busy("fit", "d")
-    assert not cache.busy("fit", "e")
+    with pytest.raises(Busy):
+        cache.stage("fit", "d", lambda log: pytest.fail("made twice"), Log(tmp_path), wait=False)
+    cache.stage("fit", "e", lambda log: None, Log(tmp_path), wait=False)
 
     def let_go(event: dict) -> None:
         holder.communicate("go\n")
 
     folder = cache.stage("fit", "d", lambda log: pytest.fail("made twice"), Log(tmp_path, let_go))
     assert (folder / "half").read_text() == "half"
-    assert not cache.busy("fit", "d")
 
 
 def test_a_killed_process_blocks_nobody_and_its_beginning_is_kept(tmp_path: Path, holder: subprocess.Popen) -> None:
     cache = Cache(tmp_path)
     holder.kill()
     holder.wait()
-    assert not cache.busy("fit", "d")
-    folder = cache.stage("fit", "d", lambda log: None, Log(tmp_path))
+    folder = cache.stage("fit", "d", lambda log: None, Log(tmp_path), wait=False)
     assert (folder / "half").read_text() == "half"
 
 

@@ -16,7 +16,20 @@ from filelock import FileLock
 from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS
 
 RUN = ("run", "--methods", "viscoin", "--dataset", "birds")
-COMMANDS = ("run", "plan", "ls", "info", "doctor", "score", "report", "worker", "data", "data verify", "data card")
+COMMANDS = (
+    "run",
+    "plan",
+    "ls",
+    "info",
+    "doctor",
+    "score",
+    "report",
+    "compare",
+    "worker",
+    "data",
+    "data verify",
+    "data card",
+)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def test_no_two_metrics_share_the_name_of_a_number() -> None:
 
 def test_an_unknown_name_lists_the_near_ones_and_all() -> None:
     with pytest.raises(
-        UsageError, match=r"unknown method 'viscion': did you mean 'viscoin'\? \(known: flint, viscoin\)"
+        UsageError, match=r"unknown method 'viscion': did you mean 'viscoin'\? \(known: flaem, flint, random, viscoin\)"
     ):
         registry.METHODS.load("viscion")
     with pytest.raises(UsageError, match="unknown kind 'method'"):
@@ -55,18 +57,27 @@ def test_an_unknown_name_lists_the_near_ones_and_all() -> None:
 
 
 def test_a_plug_in_is_found_and_does_not_replace_a_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Point:
-        def __init__(self, name: str, value: str) -> None:
-            self.name, self.value = name, value
-
-    installed = [Point("mine", "pathlib:Path"), Point("flint", "pathlib:Path"), Point("gone", "no_such_module:X")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: installed if group == "g" else [])
-    here = Registry("method", "g", dict(registry.METHODS.built_in))
-    assert here.names() == ["viscoin", "flint", "mine", "gone"]
-    assert here.load("mine") is Path
+    entries = {
+        "mine": "coinbench.methods.viscoin:METHOD",
+        "flint": "coinbench.methods.viscoin:METHOD",
+        "gone": "no_such_module:X",
+        "path": "pathlib:Path",
+    }
+    installed = [EntryPoint(name, value, "coinbench.methods") for name, value in entries.items()]
+    twice = [EntryPoint("twin", "pathlib:Path", "coinbench.methods")] * 2
+    monkeypatch.setattr(registry, "entry_points", lambda group: [*installed, *twice])
+    here = Registry("method", "coinbench.methods", dict(registry.METHODS.built_in))
+    assert here.names() == [*registry.METHODS.built_in, "mine", "gone", "path", "twin"]
+    assert here.load("mine") is registry.METHODS.load("viscoin")
     assert here.load("flint") is registry.METHODS.load("flint")
-    with pytest.raises(UsageError, match=r"method 'gone': cannot be imported \(No module named 'no_such_module'\)"):
-        here.load("gone")
+    assert here.ignored() == ["method 'flint' of an installed package is not used: coinbench has that name"]
+    for name, words in {
+        "gone": "cannot be imported (ModuleNotFoundError: No module named 'no_such_module'",
+        "path": "pathlib:Path is the class Path, expected a MethodSpec",
+        "twin": "two packages have that name; uninstall one",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(words)):
+            here.load(name)
 
 
 def test_a_mapping_becomes_the_type_that_its_name_says() -> None:

@@ -1,4 +1,4 @@
-"""A tiny problem in memory with real, untrained networks, and what tests of the core share."""
+"""What tests of the core share: the tiny problem of the conformance suite, a G with styles, a cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,49 +14,15 @@ from torch import Tensor, nn
 from coinbench import registry
 from coinbench.config import Cell, ClassifierConfig, EvaluationConfig, GeneratorConfig, MethodConfig, ProblemConfig
 from coinbench.config import TrainConfig as TrainConfig
-from coinbench.generators.beta_vae import BetaVAE
-from coinbench.models import Classifier, ImageGenerator
-from coinbench.networks.perceptual import PerceptualNet
-from coinbench.networks.resnet import ResNet
-from coinbench.problem import Problem, Split
-from coinbench.rng import Rng, seeded
-
-SIZE, CHANNELS, Y = 16, 3, 3
-SMALL = {"K": 5, "channels": 4, "decoder": 8, "synthetic": 2}
-"""Settings that make a method tiny; each method takes those it has."""
-
-
-def split(name: str, n: int, first: int, size: int = SIZE, channels: int = CHANNELS) -> Split:
-    """Noise images whose first channel says the class, with training crops two pixels larger."""
-    dice = np.random.default_rng(first)
-    labels = np.arange(n, dtype=np.int64) % Y
-    large = dice.integers(0, 256, (n, size + 2, size + 2, channels), dtype=np.uint8)
-    large[..., 0] = large[..., 0] // 4 + 80 * labels[:, None, None].astype(np.uint8)
-    small = large[:, 1:-1, 1:-1]
-    return Split(name, small, labels, np.arange(first, first + n), large if name == "train" else small)
-
-
-def make_problem(
-    size: int = SIZE,
-    channels: int = CHANNELS,
-    classifier: Classifier | None = None,
-    generator: ImageGenerator | None = None,
-) -> Problem:
-    """A problem with frozen f and G at initialisation (or those given), 12 training and 9 test images."""
-    with seeded(Rng(5).child("tiny")):
-        f = classifier or ResNet(Y, channels, size, 4)
-        g = generator or BetaVAE(size, channels, 4, 4)
-        if isinstance(g, BetaVAE):
-            g.mean.copy_(torch.linspace(-1, 1, 4))
-    for network in (f, g):
-        network.requires_grad_(False).eval()
-    train, val, test = (
-        split(name, n, first, size, channels)
-        for name, n, first in (("train", 12, 0), ("val", 3, 100), ("test", 9, 200))
-    )
-    names = tuple(f"class {y}" for y in range(Y))
-    prints = {"data": "tiny", "classifier": "f", "generator": "G", "perceptual": "p"}
-    return Problem("tiny", names, train, val, test, f, g, PerceptualNet(channels, 8, Rng(0)), prints)
+from coinbench.conformance.methods import small_config
+from coinbench.conformance.tiny import CHANNELS as CHANNELS
+from coinbench.conformance.tiny import SIZE as SIZE
+from coinbench.conformance.tiny import Y as Y
+from coinbench.conformance.tiny import make_problem as make_problem
+from coinbench.conformance.tiny import split as split
+from coinbench.models import ImageGenerator
+from coinbench.problem import Problem
+from coinbench.rng import Rng
 
 
 def with_generator(problem: Problem, generator: ImageGenerator) -> Problem:
@@ -88,10 +53,7 @@ class StyleGenerator(ImageGenerator):
 
 def method_config(name: str, **changes: Any) -> MethodConfig:
     """Settings of a tiny network of the method, trained for three steps of four images."""
-    config = registry.METHODS.load(name).config
-    small = {key: value for key, value in SMALL.items() if key in config.model_fields}
-    train = TrainConfig(steps=3, batch=4, lr=1e-2, log_every=1)
-    return config.model_validate({"train": train, **small, **changes})
+    return small_config(registry.METHODS.load(name), **changes)
 
 
 def make_cell(method: str = "viscoin", **changes: Any) -> Cell:

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import DataConfig, absolute, digest
 from coinbench.data.decode import (
@@ -54,6 +54,17 @@ class ImageFolderConfig(DataConfig):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return absolute(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        """Call the data set as its folder, where nothing better is given; the tables name no path."""
+        root = values.get("root") if isinstance(values, dict) else None
+        if not isinstance(root, str | Path) or values.get("title") is not None:
+            return values
+        name = os.path.basename(os.path.abspath(Path(root).expanduser()))
+        printable = "".join(c if c.isprintable() else " " for c in shown(name))
+        return {**values, "title": printable.strip()[:60].strip() or None}
 
 
 class ImageFolder(Source):

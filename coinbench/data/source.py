@@ -109,15 +109,18 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
     """Return uint8 [n, size, size, C] as a memory map of `path`, drawn or decoded there once.
 
     The file is written beside and renamed, so a killed run leaves no half map.
+
+    Raises:
+        DataError: the file is damaged, or an image cannot be read.
     """
     shape = (len(index), size, size, source.channels)
     if not path.is_file():
-        with write_atomically(path) as temporary:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        # Written, not mapped: on a full disk a write fails, while a store into a map kills the process.
+        with write_atomically(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(index), 256):
-                part = index[start : start + 256]
-                array[start : start + len(part)] = source.images(part, size)
-            array.flush()
+                file.write(source.images(index[start : start + 256], size).tobytes())
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         if (array.shape, array.dtype) != (shape, np.uint8):

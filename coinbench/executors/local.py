@@ -12,17 +12,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coinbench.errors import CoinbenchError
 from coinbench.files import write_json
 from coinbench.plan import Planned
 from coinbench.progress import Display
 
 _PATIENCE_SECONDS = 60.0
 """A worker that was asked to stop finishes its step and saves; after this long it is killed."""
+_COMPLAINT_LINES = 1000
+"""So many last lines of a worker's stderr are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,29 @@ class LocalExecutor:
     tensorboard: bool = False
     fail_fast: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
+    _running: list[_Worker] = field(default_factory=list)
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a call of `stop` inside the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        """Turn SIGINT, SIGTERM and SIGHUP into a call of `stop` while workers run, else into KeyboardInterrupt.
+
+        A second signal does not wait for the workers: they are killed.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # nohup ignores it, so that a run outlives its terminal.
+            numbers.append(signal.SIGHUP)
+        before = [signal.signal(number, self._asked) for number in numbers]
         try:
             yield
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+    def _asked(self, *_: object) -> None:
+        if self._stop.is_set() or not self._running:
+            raise KeyboardInterrupt
+        self.stop()
 
     def stop(self) -> None:
         """Ask for the end: running workers save a checkpoint, waiting cells are not begun."""
@@ -72,27 +88,38 @@ class LocalExecutor:
                 display.end(cell.label, "kept")
             else:
                 waiting.append(cell)
-        running: list[_Worker] = []
+        running = self._running
         # Threads per worker are fixed by --jobs, not by what happens to run, so that numbers do not depend on it.
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        while waiting or running:
-            while waiting and len(running) < self.jobs and not self._stop.is_set():
-                running.append(_Worker(waiting.pop(0), self, threads, display))
-            for worker in [worker for worker in running if worker.ended()]:
-                running.remove(worker)
-                outcome = worker.outcome(interrupted=self._stop.is_set())
-                outcomes[worker.cell.digest] = outcome
-                done = f"done in {outcome.seconds:.0f} s"
-                display.end(worker.cell.label, outcome.error or done)
-                if outcome.exit_code and self.fail_fast:
-                    self.stop()
-            if self._stop.is_set():
-                for cell in waiting:
-                    outcomes[cell.digest] = Outcome(130, error="not begun")
-                waiting.clear()
-                for worker in running:
-                    worker.ask_to_stop()
-            time.sleep(0.05)
+
+        def end(cell: Planned, outcome: Outcome) -> None:
+            outcomes[cell.digest] = outcome
+            display.end(cell.label, outcome.error or f"done in {outcome.seconds:.0f} s")
+            if outcome.exit_code and self.fail_fast:
+                self.stop()
+
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.jobs and not self._stop.is_set():
+                    cell = waiting.pop(0)
+                    try:
+                        running.append(_Worker(cell, self, threads, display))
+                    except (CoinbenchError, OSError) as error:
+                        end(cell, Outcome(1, error=f"failed: the worker cannot be started ({error})"))
+                for worker in [worker for worker in running if worker.ended()]:
+                    running.remove(worker)
+                    end(worker.cell, worker.outcome(interrupted=self._stop.is_set()))
+                if self._stop.is_set():
+                    for cell in waiting:
+                        outcomes[cell.digest] = Outcome(130, error="not begun")
+                    waiting.clear()
+                    for worker in running:
+                        worker.ask_to_stop()
+                time.sleep(0.05)
+        finally:
+            for worker in running:
+                worker.kill()
+            running.clear()
         return outcomes
 
 
@@ -104,10 +131,10 @@ class _Worker:
         self.began = time.monotonic()
         self.asked: float | None = None
         self.error = ""
-        self.complaint: list[str] = []
-        path = cell.folder.with_name(f"{cell.digest}.json")
-        write_json(path, cell.cell.model_dump(mode="json"))
-        command = [sys.executable, "-m", "coinbench", "worker", str(path)]
+        self.complaint: deque[str] = deque(maxlen=_COMPLAINT_LINES)
+        self.path = cell.folder.with_name(f"{cell.digest}.json")
+        write_json(self.path, cell.cell.model_dump(mode="json"))
+        command = [sys.executable, "-m", "coinbench", "worker", str(self.path)]
         command += ["--folder", str(cell.folder), "--cache", str(executor.cache)]
         command += ["--device", executor.device, "--threads", str(threads), "--events"]
         command += ["--tensorboard"] * executor.tensorboard
@@ -131,11 +158,7 @@ class _Worker:
     def _events(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                self.complaint.append(line)
-                continue
+            event = json.loads(line)
             if "error" in event:
                 self.error = event["error"]
             else:
@@ -155,14 +178,23 @@ class _Worker:
         elif time.monotonic() - self.asked > _PATIENCE_SECONDS:
             self.process.kill()
 
-    def outcome(self, interrupted: bool) -> Outcome:
+    def kill(self) -> None:
+        """End it at once; what it did since its last checkpoint is lost."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
         for reader in self.readers:
             reader.join()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
+        self.path.unlink(missing_ok=True)
+
+    def outcome(self, interrupted: bool) -> Outcome:
+        self._close()
         code, seconds = self.process.returncode, time.monotonic() - self.began
-        self.cell.folder.with_name(f"{self.cell.digest}.json").unlink(missing_ok=True)
         if code == 0:
             return Outcome(0, seconds)
         if code == 130 or (interrupted and code < 0):
@@ -170,11 +202,13 @@ class _Worker:
         error = self.error
         if not error and code < 0:
             name = signal.Signals(-code).name
-            hint = ", perhaps out of memory" if name == "SIGKILL" else ""
+            hint = ", perhaps out of memory: lower train.batch, evaluation.batch or --jobs" if name == "SIGKILL" else ""
             error = f"the worker was killed by {name}{hint}; the same command resumes"
         error = error or (self.complaint[-1].strip() if self.complaint else f"the worker ended with code {code}")
-        write_json(self.cell.folder / "cell.json", self.cell.cell.model_dump(mode="json"))
-        write_json(self.cell.folder / "error.json", {"error": error, "exit": code})
-        if self.complaint:
-            (self.cell.folder / "stderr.txt").write_text("".join(self.complaint), encoding="utf-8")
+        # A full disk must not cost the other cells because this one's failure cannot be written down.
+        with suppress(CoinbenchError, OSError):
+            write_json(self.cell.folder / "cell.json", self.cell.cell.model_dump(mode="json"))
+            write_json(self.cell.folder / "error.json", {"error": error, "exit": code})
+            if self.complaint:
+                (self.cell.folder / "stderr.txt").write_text("".join(self.complaint), encoding="utf-8")
         return Outcome(code if code in (2, 4) else 1, seconds, f"failed: {error}")

@@ -15,6 +15,10 @@ from coinbench.models import Classifier, Features, check_images
 class Unit(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut."""
 
+    # The shortcut takes every `stride`-th pixel (a pooling over one pixel) before a 1x1 convolution of stride 1: the
+    # same numbers as a strided one, whose weight gradient writes out of bounds in channels-last layout for fewer than
+    # 16 input channels (oneDNN issue 6035) and ends the process.
+
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         """Make a unit; the shortcut is a 1x1 convolution where shapes differ."""
         super().__init__()
@@ -27,7 +31,9 @@ class Unit(nn.Module):
         )
         self.shortcut = nn.Identity()
         if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(1, stride), nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x: Float[Tensor, "B _c _h _w"]) -> Float[Tensor, "B _o _p _q"]:
         """Apply the unit."""
@@ -71,13 +77,22 @@ class ResNet(Classifier):
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""
         check_images(images, self.channels, "the classifier f")
-        block1, block2, block3, block4 = self.blocks
-        second = block2(block1(self.stem(images)))
+        _, _, block3, block4 = self.blocks
+        second = self._second(images)
         third = block3(second)
         assert isinstance(block4, nn.Sequential)
         penultimate = block4[0](third)
         embedding = block4[1](penultimate).mean((2, 3))
         return Features(self.head(embedding), embedding, (second, third, penultimate))
+
+    def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
+        """Return the spatial mean of block 2 without the blocks that come after it."""
+        check_images(images, self.channels, "the classifier f")
+        return self._second(images).mean((2, 3))
+
+    def _second(self, images: Tensor) -> Tensor:
+        block1, block2, *_ = self.blocks
+        return block2(block1(self.stem(images)))
 
     def head(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Y"]:
         """Return the logits of an embedding."""

@@ -291,6 +291,19 @@ def test_labels_csv_in_another_encoding(listed):
         opened(listed)
 
 
+def test_the_title_is_the_name_of_the_folder_and_changes_no_key(tmp_path):
+    config = ImageFolderConfig(root=tmp_path / "deep" / "faces")
+    assert config.title == "faces"
+    other = ImageFolderConfig(root=tmp_path / "deep" / "faces", title="CelebA & more")
+    assert other.title == "CelebA & more"
+    assert config.digest() == other.digest()
+    assert "title" not in config.key()
+    assert ImageFolderConfig(root=tmp_path / f"a\n{'x' * 80}").title == f"a {'x' * 58}"
+    for wrong in ("", " faces", "two\nlines", "x" * 61):
+        with pytest.raises(ValueError, match="title"):
+            ImageFolderConfig(root=tmp_path, title=wrong)
+
+
 def test_config(tmp_path, monkeypatch):
     assert DATASET.config is ImageFolderConfig
     with pytest.raises(ValidationError, match="root"):

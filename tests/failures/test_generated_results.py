@@ -20,7 +20,7 @@ from PIL import Image
 from small_run import SmallRun, bring_to_end, make_small_run, words
 
 from coinbench.executors.local import LocalExecutor
-from coinbench.reports import figures
+from coinbench.reports import drawing
 
 TREES = (
     "config.json",
@@ -107,11 +107,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     return make_small_run(tmp_path_factory.mktemp("results"))
 
 
-def _blank(plot: figures.Plot, folder: Path, draw: bool) -> list[Path]:
+def _blank(plot: drawing.Plot, folder: Path, draw: bool) -> list[Path]:
     """Draw a figure, if asked to, and write a blank one: true ones take seconds, and tests/reports writes them."""
     folder.mkdir(exist_ok=True)
     if draw:
-        with figures.style():
+        with drawing.style():
             plot.draw()
     path = folder / f"{plot.name}.png"
     Image.new("RGB", (40, 20)).save(path)
@@ -128,7 +128,7 @@ def test_a_generated_result_file(
 
     def check(given: tuple[tuple[str, Any], str, bool]) -> None:
         (name, spoil), command, draw = given
-        monkeypatch.setattr(figures, "save", partial(_blank, draw=draw))
+        monkeypatch.setattr(drawing, "save", partial(_blank, draw=draw))
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(small.out, out)
         cell = out / "cells" / small.cell.name

@@ -65,3 +65,17 @@ def test_nothing_is_read_from_a_constant_decoder(problem):
     scores = planted.measure(Accuracy, coin, problem, planted.config())[1]
     assert value(scores, "probability_reconstruction") == 1 / planted.Y
     assert value(scores, "accuracy_reconstruction") <= value(scores, "accuracy", "chance")
+
+
+def test_a_classifier_of_its_own_has_rows_of_its_own(problem, scores):
+    assert not {"accuracy_own_f", "agreement_own_f"} & {score.metric for score in scores}
+    own = planted.PlantedClassifier()
+    own.weights.neg_()
+    found = planted.measure(Accuracy, planted.Planted(own), problem, planted.config())[1]
+    truth = Truth.of(problem.test)
+    f = ((truth.embedding(truth.x) - 1) @ -planted.head()[list(planted.READ)]).argmax(1)
+    assert value(found, "accuracy_own_f") == accuracy_score(truth.labels, f)
+    assert value(found, "agreement_own_f") == accuracy_score(f, truth.predicted)
+    assert value(found, "accuracy_own_f", "chance") == value(found, "accuracy", "chance")
+    # The shared f stays what it was.
+    assert value(found, "accuracy_f") == value(scores, "accuracy_f") != value(found, "accuracy_own_f")

@@ -44,16 +44,20 @@ def test_the_planted_model_scores_what_it_must(problem, measured):
         assert value(scores, "faithfulness", params=params) > 0.3
 
 
+def chosen_at_random(problem, count, draw):
+    order = Rng(0).child("evaluation").child("faithfulness", draw).uniform(problem.test.index, planted.K).argsort(1)
+    mask = np.zeros((len(order), planted.K), dtype=bool)
+    for row, n in enumerate(count):
+        mask[row, order[row, :n]] = True
+    return mask
+
+
 def test_the_random_arm_removes_as_many_drawn_by_index_alone(problem, measured):
     truth, (records, scores) = Truth.of(problem.test), measured
     medians = []
     for draw in range(5):
-        rng = Rng(0).child("evaluation").child("faithfulness", draw)
-        order = rng.uniform(problem.test.index, planted.K).argsort(1)
         count = (truth.relevance > 0.1).sum(1)
-        mask = np.zeros((len(order), planted.K), dtype=bool)
-        for row, n in enumerate(count):
-            mask[row, order[row, :n]] = True
+        mask = chosen_at_random(problem, count, draw)
         here = (records["tau"] == 0.1) & (records["arm"] == "random") & (records["draw"] == draw)
         np.testing.assert_array_equal(records["removed"][here], count)
         np.testing.assert_allclose(records["drop"][here], drop(truth, mask), atol=1e-6)
@@ -61,6 +65,29 @@ def test_the_random_arm_removes_as_many_drawn_by_index_alone(problem, measured):
     found = value(scores, "faithfulness", "random", params="tau=0.1")
     assert found == pytest.approx(np.mean(medians), abs=1e-6)
     assert abs(found) < 0.01
+
+
+class Counting(planted.Planted):
+    """Counts the images that it decodes."""
+
+    decoded = 0
+
+    def decode(self, concepts):
+        self.decoded += len(concepts)
+        return super().decode(concepts)
+
+
+def test_each_different_image_is_decoded_once_and_removing_zeros_is_no_difference(problem):
+    coin, truth = Counting(problem.classifier), Truth.of(problem.test)
+    planted.measure(Faithfulness, coin, problem, planted.config(taus=TAUS[:1], random_draws=2))
+    relevant = truth.relevance > TAUS[0]
+    masks = [relevant, *(chosen_at_random(problem, relevant.sum(1), draw) for draw in range(2))]
+    edits = [
+        {(row & active).tobytes() for row in rows} for *rows, active in zip(*masks, truth.phi.max(2) > 0, strict=True)
+    ]
+    different = sum(len(each - {bytes(planted.K)}) for each in edits)
+    assert coin.decoded == len(edits) + different
+    assert different < sum(mask.any(1).sum() for mask in masks) - 20
 
 
 def test_a_random_choice_takes_every_concept_equally_often():

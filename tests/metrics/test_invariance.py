@@ -65,7 +65,8 @@ def test_scores_are_a_function_of_stored_records(name):
 def test_numbers_are_what_their_specs_say(name):
     specs = {spec.name: spec for spec in METRICS.load(name).specs}
     scores = plain(name)[1]
-    assert {s.metric for s in scores} == set(specs)
+    # The planted model explains the shared f: what is said of a classifier of its own has no row.
+    assert {s.metric for s in scores} == {name for name in specs if not name.endswith("_own_f")}
     for spec in specs.values():
         assert spec.source
         assert spec.protocol

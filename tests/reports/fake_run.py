@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from coinbench import results
 from coinbench.results import Score
 
 CONCEPTS = 12
-LEVEL = {"flint": 0.4, "viscoin": 0.9, "senn": 0.6}
+LEVEL = {"random": 0.1, "flint": 0.4, "flaem": 0.3, "viscoin": 0.9, "senn": 0.6}
 """How good a method's made-up numbers are, in [0, 1]."""
+OWN_F = {"flaem"}
+"""Methods that were trained with a classifier of their own."""
 CLASSES = ("crow", "finch & tit", "gull_100%", "heron")
 
 
@@ -46,6 +48,9 @@ def cell_scores(method: str, dataset: str, seed: int) -> Iterator[Score]:
         yield score(name, value, 0.01)
         yield score(name, 0.25 + 0.01 * level * (name == "agreement"), 0.0, arm="chance")
     yield score("accuracy_f", 0.95, 0.01)
+    if method in OWN_F:
+        yield score("accuracy_own_f", 0.9, 0.01)
+        yield score("agreement_own_f", 0.97, 0.01)
     yield score("accuracy_reconstruction", 0.3 + 0.4 * level, 0.02)
     yield score("probability_reconstruction", 0.25 + 0.4 * level, 0.02)
     for name, base in (("mse", 0.08), ("pd_p", 0.5), ("fd_p", 40.0), ("fd_f", 9.0)):
@@ -103,7 +108,7 @@ def _strip(path: Path, tiles: Sequence[np.ndarray]) -> None:
     Image.fromarray(np.concatenate(tiles, axis=1)).save(path)
 
 
-def save_images(folder: Path, seed: int, pairs: int = 5, sources: int = 3) -> None:
+def save_images(folder: Path, seed: int, pairs: int = 5, sources: int = 3, singles: int = 4) -> None:
     """Write images/ of one cell."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
@@ -120,10 +125,18 @@ def save_images(folder: Path, seed: int, pairs: int = 5, sources: int = 3) -> No
             images.append({"index": 17 + column, "pooled": 1.2, "tiles": name})
         pair = {"class": CLASSES[row % 4], "concept": row, "relevance": 0.93 - 0.1 * row}
         sheet.append({**pair, "images": images})
+    local = []
+    for number in range(singles):
+        name, concepts = f"local-{number:02d}.png", [3, 0, 5][: 1 + number % 3]
+        tiles = [tile(number, 1.0), *(tile(number, a + c / 9) for c in concepts for a in (0.0, 1.0, 4.0))]
+        _strip(folder / name, tiles)
+        shown = [{"concept": c, "relevance": r} for c, r in zip(concepts, (1.0, 0.4, -0.3), strict=False)]
+        named = {"label": CLASSES[number % 4], "predicted": CLASSES[0 if number == 1 else number % 4]}
+        local.append({"index": 40 + number, **named, "concepts": shown, "tiles": name})
     names = [CLASSES[kind] for kind in kinds]
     strips = {"originals": "originals.png", "reconstructions": "reconstructions.png"}
     described = {"tile": [32, 32], "index": list(range(10)), "labels": names, "predicted": names}
-    index = {"reconstructions": {**strips, **described}, "lambdas": [0, 1, 4], "sheet": sheet}
+    index = {"reconstructions": {**strips, **described}, "lambdas": [0, 1, 4], "sheet": sheet, "local": local}
     (folder / "index.json").write_text(json.dumps(index))
 
 
@@ -143,8 +156,13 @@ def make_run(
     images: bool = True,
     failed: Sequence[tuple[str, str, int]] = (),
     without: Sequence[str] = (),
+    data: Mapping[str, str] | None = None,
+    fingerprint: str = "d0d0",
 ) -> Path:
-    """Write a run folder; `failed` cells end in an error.json, metrics in `without` have no rows."""
+    """Write a run folder; `failed` cells end in an error.json, metrics in `without` have no rows.
+
+    `data` holds the title of a data set for each variant; each title's images have a fingerprint of their own.
+    """
     frames = []
     order = [(d, m, s, v) for d in datasets for m in methods for s in seeds for v in variants]
     for dataset, method, seed, variant in order:
@@ -152,6 +170,10 @@ def make_run(
         cell = folder / "cells" / digest
         cell.mkdir(parents=True)
         config = {"dataset": dataset, "method": {"name": method}, "seed": seed, "variant": variant}
+        config |= {
+            "data": {"title": (data or {}).get(variant)},
+            "data_fingerprint": fingerprint + (variant if data else ""),
+        }
         (cell / "cell.json").write_text(json.dumps(config))
         if (method, dataset, seed) in failed:
             error = {"error": "loss is not a number at step 120 <total>", "exit": 1}
@@ -169,7 +191,7 @@ def make_run(
         rows = [row for row in cell_scores(method, dataset, seed) if row.metric not in without]
         keys = {"dataset": dataset, "method": method, "seed": seed, "variant": variant}
         frames.append(results.frame(rows, run="fake", classifier_digest=f"f-{dataset}", cell=digest, **keys))
-    config = {"command": "coinbench run --methods " + ",".join(methods), "seeds": list(seeds)}
+    config = {"command": "coinbench run --methods " + ",".join(methods), "experiments": {}, "seeds": list(seeds)}
     (folder / "config.json").write_text(json.dumps(config))
     results.write(pd.concat(frames, ignore_index=True), folder)
     return folder

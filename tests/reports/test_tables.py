@@ -15,6 +15,7 @@ import pytest
 
 from coinbench import results
 from coinbench.errors import DataError
+from coinbench.reports import report
 from coinbench.reports.folder import Series, read_folder, records_of, series_of
 from coinbench.reports.layout import Column, Entry, Row, Table
 from coinbench.reports.render import escape_tex, to_frame, to_latex, to_markdown, write_table
@@ -180,6 +181,37 @@ def test_variants_have_columns_of_their_own(make_run: Maker, tmp_path: Path) -> 
     run = make_run(tmp_path, methods=("viscoin",), variants=("default", "gamma=0"), images=False)
     titles = [column.title for column in table_of(run, "sparsity").columns]
     assert titles == ["VisCoIN (default)", "VisCoIN (gamma=0)"]
+
+
+def test_image_folders_are_called_by_their_titles(make_run: Maker, tmp_path: Path) -> None:
+    given = {"datasets": ("imagefolder",), "methods": ("flint",), "seeds": (0,), "variants": ("a", "b")}
+    run = make_run(tmp_path / "1", **given, data={"a": "faces", "b": "my_cars & co"}, images=True)
+    row_labels = {row.labels[0] for row in table_of(run, "accuracy").rows}
+    assert row_labels == {"faces", "my_cars & co"}
+    assert r"my\_cars \& co & accuracy" in to_latex(table_of(run, "accuracy"))
+    files = report(run)
+    page = files.html.read_text(encoding="utf-8")
+    assert "FLINT (a), FLINT (b) on faces, my_cars &amp; co" in page
+    assert "reconstructions-my_cars-co" in {path.stem for path in files.figures}
+    # Two folders of one name stay apart, whatever they are called.
+    run = make_run(tmp_path / "2", **given, data={"a": "faces", "b": "faces"}, fingerprint="", images=False)
+    assert {row.labels[0] for row in table_of(run, "accuracy").rows} == {"faces [a]", "faces [b]"}
+
+
+def test_a_method_with_an_f_of_its_own_is_marked(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("random", "flint", "flaem", "senn", "viscoin"), datasets=("birds",), images=False)
+    table = table_of(run, "accuracy")
+    titles = [column.title for column in table.columns]
+    assert titles == ["Chance", "Original-f", "Random concepts", "FLINT", "FLAEM†", "SENN", "VisCoIN"]
+    own = next(row for row in table.rows if row.metric == "accuracy_own_f")
+    assert own.labels[1] == "accuracy of its own f"
+    assert [text for text in table.texts(own)[2:] if text != "–"] == ["90.0 ± 0.0"]
+    assert set(table.marks(own)) == {""}
+    assert "† Trained with its own classifier, so Original-f is not its f." in table.caption
+    assert "Missing" not in table.caption
+    assert r"FLAEM\dag{}" in to_latex(table)
+    assert "†" not in table_of(make_run(tmp_path / "without", datasets=("birds",), images=False), "accuracy").caption
+    assert [column.title for column in table_of(run, "sparsity").columns] == [t.removesuffix("†") for t in titles[2:]]
 
 
 def test_viscoin_stands_last_and_plug_ins_as_given() -> None:
