@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test check bench
+.PHONY: quickstart test lint check bench
 
 quickstart: $(INSTALLED)
 	$(BIN)/coinbench run --methods viscoin,flint,flaem,random --dataset birds --jobs 2 --out runs/quickstart
@@ -12,10 +12,12 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
+
+check: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 # Without the shape checks of the tests, which would be timed too.
