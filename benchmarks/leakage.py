@@ -76,9 +76,9 @@ def main() -> None:
         for digest in read_json(run / "plan.json")["cells"]:
             artefact = Artefact(run / "cells" / digest)
             cell = artefact.cell
-            shares = leakage(*artefact.load(Cache(given.cache)))
-            chance = 1 / artefact.load(Cache(given.cache))[1].n_classes
-            rows.append({"run": run.name, "method": cell.method.name, "seed": cell.seed, "uniform": chance, **shares})
+            coin, problem = artefact.load(Cache(given.cache))
+            origin = {"run": run.name, "method": cell.method.name, "seed": cell.seed}
+            rows.append({**origin, "uniform": 1 / problem.n_classes, **leakage(coin, problem)})
     for key in sorted({(row["run"], row["method"]) for row in rows}):
         same = [row for row in rows if (row["run"], row["method"]) == key]
         names = [name for name in same[0] if name not in ("run", "method", "seed")]

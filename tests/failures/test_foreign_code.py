@@ -50,7 +50,10 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("foreign")
-    plugins = [plugin_files.method(folder), *(plugin_files.method(folder, name, **at) for name, at in BAD.items())]
+    plugins = [
+        plugin_files.method(folder, "honest"),
+        *(plugin_files.method(folder, name, **at) for name, at in BAD.items()),
+    ]
     plugins += [plugin_files.metric(folder, "fragile", update='raise KeyError("part")')]
     plugins += [plugin_files.metric(folder, "wordy", score='return "bright"')]
     given = [word for path in plugins for word in ("--plugin", path)]
