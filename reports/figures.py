@@ -20,6 +20,8 @@ from coinbench.reports.folder import RunFolder, Series, series_of, slug
 from coinbench.reports.gallery import Images
 from coinbench.reports.layout import Numbers, parameter, setting
 
+_ORDER = (0, 1, 2, 4, 3, 9, 5, 6, 7, 8)
+"""Of the colours of seaborn's palette: neighbours in a figure differ most."""
 _MARKERS = "osD^vP*X"
 _ARMS = (("method", "trained", "o"), ("untrained", "untrained", "D"), ("permuted", "permuted labels", "s"))
 
@@ -28,7 +30,10 @@ def plots(run: RunFolder, images: Images, titles: Mapping[str, str] | None = Non
     """Return the figures that the folder has the numbers or images for."""
     numbers = Numbers(run.records)
     series = series_of(numbers.keys(), titles)
-    colours = dict(zip(series, seaborn.color_palette("colorblind", len(series)), strict=True))
+    palette = seaborn.color_palette("colorblind", max(len(series), len(_ORDER)))
+    # The palette's own fourth colour is too near its second.
+    palette = [palette[place] for place in _ORDER] + palette[len(_ORDER) :]
+    colours = dict(zip(series, palette, strict=False))
     found: list[Plot] = []
     for dataset in numbers.datasets():
         found += _faithfulness(numbers, dataset, series, colours)
