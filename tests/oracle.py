@@ -16,7 +16,7 @@ from commands import Ran, in_process
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-KINDS = {"configurations": 500, "labels files": 500, "images": 400, "checkpoints": 400, "result files": 200}
+KINDS = {"configurations": 500, "labels files": 500, "images": 450, "checkpoints": 400, "result files": 150}
 """How many of each are tried by `make test`: 2,000. A report takes longest."""
 
 
