@@ -121,7 +121,7 @@ def default(name: str) -> MethodConfig:
 def birds(methods: tuple[str, ...]) -> Experiment:
     """Return the embedded default: `coinbench run --methods viscoin,flint --dataset birds`.
 
-    2 CPU cores: under 4 minutes from an empty cache; f reaches 94-98 %.
+    Four methods from an empty cache took under 10 minutes on two slow CPU cores; f reached 94 %.
     """
     data = _data("birds")
     scale = Scale(
@@ -136,7 +136,7 @@ def birds(methods: tuple[str, ...]) -> Experiment:
 
 
 def digits(methods: tuple[str, ...]) -> Experiment:
-    """Return scikit-learn's handwritten digits at 32x32; 2 CPU cores: about 3 minutes, f above 98 %."""
+    """Return scikit-learn's handwritten digits at 32x32, small networks; f is above 98 %."""
     data = _data("digits")
     scale = Scale(
         classifier_steps=300,
@@ -189,7 +189,7 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
 
 
 def imagefolder(methods: tuple[str, ...]) -> Experiment:
-    """Return a folder of images at 64x64, small networks; 2 CPU cores: about 10 minutes for 5,000 images and a seed."""
+    """Return a folder of images at 64x64, small networks."""
     scale = Scale(
         classifier_steps=600,
         generator_steps=1000,
