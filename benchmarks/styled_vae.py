@@ -64,3 +64,4 @@ def fit(config: GeneratorConfig, network: ImageGenerator, split: Split, rng: Rng
 
 
 GENERATOR = GeneratorSpec(build=build, fit=fit, source="this project: Higgins et al. 2017, latent cut into styles")
+COINBENCH = {"generators": {"styled_vae": GENERATOR}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import performance_page
 import pytest
@@ -12,7 +13,7 @@ from collect import trimmed
 from passes import counted
 from tiny import make_problem, method_config
 
-from coinbench import registry
+from coinbench import plugins, registry
 from coinbench.rng import Rng
 from coinbench.trace import Trace
 
@@ -90,3 +91,8 @@ def test_a_trace_runs_f_once_on_an_image_and_once_on_its_reconstruction():
     assert torch.equal(found[0], coin(trace.reconstruction))
     assert torch.equal(found[1], coin(batch.images))
     assert "forward" not in vars(problem.classifier)
+
+
+def test_the_styled_vae_is_a_plug_in_that_can_be_named() -> None:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "styled_vae.py"
+    assert list(plugins.read(path)["generators"]) == ["styled_vae"]
