@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process of tests for each core up to four; a file stays in one, since its tests share a small run.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quickstart test lint check bench
 
@@ -10,7 +12,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/coinbench run --methods viscoin,flint,flaem,random --dataset birds --jobs 2 --out runs/quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check
@@ -18,7 +20,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 # Without the shape checks of the tests, which would be timed too.
 bench: $(INSTALLED)

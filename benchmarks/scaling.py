@@ -51,6 +51,23 @@ AXES = {
 }
 SMALL = {"images": (8, 16, 24), "concepts": (4, 8, 12), "seeds": (1, 2)}
 """Points of --small, which tries the script out."""
+CELL = [
+    word
+    for setting in (
+        "data.n_train=240",
+        "data.n_test=40",
+        "problem.classifier.train.steps=20",
+        "problem.generator.train.steps=20",
+        "method.K=6",
+        "method.train.steps=12",
+        "evaluation.consistency_images=10",
+        "evaluation.bootstrap=100",
+        "evaluation.permutations=2",
+        "evaluation.random_draws=2",
+    )
+    for word in ("--set", setting)
+]
+"""Flags of the small cell that is run with more and more seeds."""
 FIXED = {"images": "K = 24", "concepts": "64 test images", "seeds": "cells of 12 steps"}
 
 Timer = Callable[[str, int], float]
@@ -76,11 +93,9 @@ def evaluation_timer(largest: int) -> Timer:
 
 def cell_timer(root: Path) -> Timer:
     """Return what times `coinbench run` for a number of seeds, one after the other; f and G are trained beforehand."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from commands import sets
 
     def call(seeds: str, place: Path) -> float:
-        words = ["--methods", METHOD, "--dataset", "birds", "--seeds", seeds, "--quiet", *sets()]
+        words = ["--methods", METHOD, "--dataset", "birds", "--seeds", seeds, "--quiet", *CELL]
         words += ["--out", str(place / "out"), "--cache", str(place / "cache")]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         began = time.perf_counter()

@@ -138,6 +138,8 @@ class ClassifierConfig(Config):
     net: Literal["resnet", "lenet"] = "resnet"
     width: int = Field(default=16, ge=4, le=256)
     """Channels of the first block; each later one doubles them."""
+    resolution: int = Field(default=32, ge=4, le=1024)
+    """Block 1 of the ResNet works at about so many pixels a side: the first convolution strides (LeNet: unused)."""
     seed: int = Field(default=0, ge=0)
     train: TrainConfig
 

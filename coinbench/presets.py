@@ -29,10 +29,13 @@ class Scale:
     """How large a small experiment is."""
 
     net: str = "resnet"
+    resolution: int = 32
+    """Of block 1 of f, and of FLAEM's own classifier."""
     classifier_steps: int
     generator_steps: int
     latent: int = 48
     generator_width: int = 32
+    generator_batch: int = 64
     generator_lr: float = 2e-3
     K: int = 24
     channels: int = 48
@@ -45,6 +48,7 @@ class Scale:
     random_steps: int
     """Likewise."""
     consistency_images: int = 50
+    random_draws: int = 5
 
 
 def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
@@ -55,6 +59,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
         problem=ProblemConfig(
             classifier=ClassifierConfig(
                 net="lenet" if scale.net == "lenet" else "resnet",
+                resolution=scale.resolution,
                 train=TrainConfig(
                     steps=scale.classifier_steps,
                     batch=64,
@@ -69,7 +74,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
                 width=scale.generator_width,
                 train=TrainConfig(
                     steps=scale.generator_steps,
-                    batch=64,
+                    batch=scale.generator_batch,
                     lr=scale.generator_lr,
                     schedule="linear",
                     decay_from=0.6,
@@ -79,7 +84,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
             ),
         ),
         methods={name: own[name](scale) if name in own else default(name) for name in methods},
-        evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
+        evaluation=EvaluationConfig(consistency_images=scale.consistency_images, random_draws=scale.random_draws),
     )
 
 
@@ -102,7 +107,9 @@ def _flint(scale: Scale) -> MethodConfig:
 
 
 def _flaem(scale: Scale) -> MethodConfig:
-    return registry.METHODS.load("flaem").config(K=scale.K, decoder=64, train=_training(scale.flaem_steps, 16))
+    return registry.METHODS.load("flaem").config(
+        K=scale.K, decoder=64, resolution=scale.resolution, train=_training(scale.flaem_steps, 16)
+    )
 
 
 def _training(steps: int, batch: int) -> TrainConfig:
@@ -125,12 +132,18 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     """
     data = _data("birds")
     scale = Scale(
-        classifier_steps=380,
-        generator_steps=700,
-        viscoin_steps=430,
-        flint_steps=800,
-        flaem_steps=800,
-        random_steps=430,
+        resolution=16,
+        classifier_steps=360,
+        generator_steps=850,
+        generator_width=24,
+        generator_batch=24,
+        generator_lr=2.5e-3,
+        viscoin_steps=340,
+        flint_steps=400,
+        flaem_steps=475,
+        random_steps=380,
+        consistency_images=40,
+        random_draws=3,
     )
     return small(scale, data, methods)
 

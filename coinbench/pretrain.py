@@ -50,7 +50,7 @@ def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, si
     with seeded(Rng(config.seed).child("classifier", "init")):
         if config.net == "lenet":
             return LeNet(n_classes, channels, config.width)
-        return ResNet(n_classes, channels, size, config.width)
+        return ResNet(n_classes, channels, size, config.width, config.resolution)
 
 
 def fit_classifier(network: Classifier, config: ClassifierConfig, split: Split, log: Log) -> None:

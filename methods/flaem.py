@@ -45,6 +45,8 @@ class FLAEMConfig(MethodConfig):
     """Where its own classifier begins: scratch (as published), or a copy of the shared f."""
     width: int = Field(default=16, ge=4, le=256)
     """Channels of the first block of its own classifier, where that begins from scratch."""
+    resolution: int = Field(default=32, ge=4, le=1024)
+    """Block 1 of it works at about so many pixels a side, likewise."""
     decoder: int = Field(default=16, ge=2, le=1024)
     """Channels of the decoder's first layer; the second has half of them (public code: 16 and 8)."""
     classification: float = Field(default=1.0, gt=0)
@@ -96,7 +98,7 @@ class FLAEM(CoIN):
         if config.start == "f":
             self.classifier = copy.deepcopy(problem.classifier).requires_grad_(True)
         else:
-            self.classifier = ResNet(problem.n_classes, problem.channels, problem.size, config.width)
+            self.classifier = ResNet(problem.n_classes, problem.channels, problem.size, config.width, config.resolution)
         self.n_concepts = config.K
         self.to_concepts = nn.Linear(_embedding_width(self.classifier, problem), config.K)
         self.theta = nn.Linear(config.K, problem.n_classes)

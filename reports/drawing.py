@@ -48,6 +48,8 @@ def style() -> Iterator[None]:
         "grid.color": "#e4e4e4",
         "legend.frameon": False,
         "pdf.fonttype": 42,
+        # A strip of tiles stays the pixels it is, whatever lies beside it.
+        "image.composite_image": False,
         # Names of data sets, classes and variants are text, whatever dollar signs they hold.
         "text.parse_math": False,
         **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from coinbench.reports import gallery
-from coinbench.reports.drawing import INK, Plot, figure, plain
+from coinbench.reports.drawing import INK, Plot, plain
 from coinbench.reports.folder import Series, slug
 from coinbench.reports.gallery import Images, Local, Pair, Sheet, relevance
 
 _TILE = 0.46
 """Side of a tile, in inches."""
+_STEP = 1.0625
+"""Tiles from one to the next in a strip of 32 pixels; with more pixels the gap is narrower."""
 _SCALED = "the concept is scaled by λ, all else kept"
 
 
@@ -56,11 +58,10 @@ def _reconstructions(images: Images, dataset: str, series: Sequence[Series]) -> 
         strips.append((one.title, item.reconstructions, ()))
 
     def draw() -> Figure:
-        count = max(len(tiles) for _, tiles, _ in strips)
-        rows = len(strips)
-        made = figure(1.2 + 0.72 * count, 0.78 * rows + 0.45)
-        for axes, (name, tiles, labels) in zip(made.subplots(rows, 1, squeeze=False)[:, 0], strips, strict=True):
-            _show(axes, tiles, name, labels, count)
+        step = 1.12
+        made, axes = _canvas(max(len(tiles) for _, tiles, _ in strips) * _STEP, len(strips) * step, 0.66)
+        for row, (name, tiles, labels) in enumerate(strips):
+            _show(axes, 0, row * step, tiles, name, labels)
         return made
 
     caption = "Test images and their reconstructions x̃ by each method (lowest seed)."
@@ -68,57 +69,52 @@ def _reconstructions(images: Images, dataset: str, series: Sequence[Series]) -> 
     return [Plot(name, "reconstructions", title, caption, draw)]
 
 
-def _show(axes: Axes, tiles: np.ndarray, name: str, labels: Sequence[str], count: int, gap: int = 2) -> None:
-    """Show a strip of tiles with its name at the left and labels above."""
-    strip = gallery.join(tiles, gap)
-    width = strip.shape[1] / (len(tiles) + (len(tiles) - 1) * gap / tiles.shape[2])
-    step = width * (1 + gap / tiles.shape[2])
-    axes.imshow(strip, interpolation="none")
-    axes.set_xlim(-0.5, count * step - 0.5)
+def _canvas(width: float, height: float, tile: float = _TILE) -> tuple[Figure, Axes]:
+    """Make a figure of one pair of axes, measured in tiles from its upper left corner.
+
+    One, since each of the hundred strips of a sheet on axes of its own takes four times as long to draw.
+    """
+    made = plain(tile * width, tile * height)
+    axes = made.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    height = strip.shape[0] / 2
-    axes.text(-width * 0.12, height, name, ha="right", va="center", fontsize=8, linespacing=1.3)
+    return made, axes
+
+
+def _show(axes: Axes, x: float, y: float, tiles: np.ndarray, name: str, labels: Sequence[str], gap: int = 2) -> None:
+    """Show a strip whose upper left corner is at `x`, `y`, with its name at the left and labels above."""
+    strip = gallery.join(tiles, gap)
+    axes.imshow(strip, extent=(x, x + strip.shape[1] / strip.shape[0], y + 1, y), interpolation="none", aspect="auto")
+    axes.text(x - 0.12, y + 0.5, name, ha="right", va="center", fontsize=8, linespacing=1.3)
+    wide = tiles.shape[2] / tiles.shape[1]
     for i, label in enumerate(labels):
         short = label if len(label) <= 12 else f"{label[:11]}…"
-        at = (i * step + width / 2, -width * 0.07)
-        axes.text(*at, short, ha="center", va="bottom", fontsize=6.5, color=INK)
+        at = x + i * (wide + gap / tiles.shape[1]) + wide / 2
+        axes.text(at, y - 0.07, short, ha="center", va="bottom", fontsize=6.5, color=INK)
 
 
 def _global(sheet: Sheet[Pair]) -> Figure:
-    blocks = max(len(pair.rows) for pair in sheet.items)
-    tiles = len(sheet.headers)
-    made = plain(_TILE * tiles * blocks, 0.5 * len(sheet.items))
-    grid = made.add_gridspec(len(sheet.items), blocks, left=0.0, right=1, top=1, bottom=0, wspace=0.035, hspace=0.08)
+    """Draw a row for each pair, its images side by side."""
+    wide, tall = len(sheet.headers) * _STEP + 0.35, 1.08
+    made, axes = _canvas(wide * max(len(pair.rows) for pair in sheet.items), tall * len(sheet.items))
     for i, pair in enumerate(sheet.items):
         for j, row in enumerate(pair.rows):
             name = f"{pair.label}\nconcept {pair.concept}, r = {relevance(pair.relevance)}"
-            labels = sheet.headers if i == 0 else ()
-            _show(made.add_subplot(grid[i, j]), row, name if j == 0 else "", labels, tiles)
+            _show(axes, wide * j, tall * i, row, name if j == 0 else "", sheet.headers if i == 0 else ())
     return made
 
 
 def _local(sheet: Sheet[Local]) -> Figure:
     """Draw a block for each image, two abreast: x and x̃ at the left, a row for each concept."""
-    tiles, step = len(sheet.headers), 1.08
-    wide = tiles + 4.5
+    step, wide = 1.08, len(sheet.headers) * _STEP + 4.7
     tall = step * max(len(image.parts) for image in sheet.items) + 0.9
     abreast = min(2, len(sheet.items))
-    made = plain(_TILE * wide * abreast, _TILE * tall * -(-len(sheet.items) // abreast))
+    made, axes = _canvas(wide * abreast, tall * -(-len(sheet.items) // abreast) - 0.9)
     for n, image in enumerate(sheet.items):
         x, y = wide * (n % abreast), tall * (n // abreast)
         said = image.label if image.label == image.predicted else f"{image.label}, predicted {image.predicted}"
-        _show(_place(made, x, y, 2), image.tiles, "", ("x", "x̃"), 2)
-        axes = _place(made, x, y + step, 2)
-        axes.axis("off")
-        axes.text(0, 1, f"{said}\ntest image {image.index}", va="top", fontsize=7, transform=axes.transAxes)
+        _show(axes, x, y, image.tiles, "", ("x", "x̃"))
+        axes.text(x, y + step, f"{said}\ntest image {image.index}", va="top", fontsize=7)
         for i, part in enumerate(image.parts):
-            labels = sheet.headers if i == 0 else ()
             name = f"concept {part.concept}\nr = {relevance(part.relevance)}"
-            _show(_place(made, x + 4.2, y + step * i, tiles), part.tiles, name, labels, tiles)
+            _show(axes, x + 4.2, y + step * i, part.tiles, name, sheet.headers if i == 0 else ())
     return made
-
-
-def _place(made: Figure, x: float, y: float, wide: int) -> Axes:
-    """Add axes for a strip of `wide` tiles whose upper left corner is `x`, `y` tiles from that of the figure."""
-    width, height = made.get_size_inches() / _TILE
-    return made.add_axes((x / width, 1 - (y + 1) / height, wide / width, 1 / height))

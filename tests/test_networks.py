@@ -24,6 +24,7 @@ CLASSIFIERS = {
     "resnet 16": lambda: (ResNet(3, 3, 16, 4), 16),
     "resnet 28 grey": lambda: (ResNet(3, 1, 28, 4), 28),
     "resnet 50": lambda: (ResNet(3, 3, 50, 4), 50),
+    "resnet 32, block 1 at 16": lambda: (ResNet(3, 3, 32, 4, resolution=16), 32),
     "resnet 64": lambda: (ResNet(3, 3, 64, 4), 64),
     "resnet 128": lambda: (ResNet(3, 3, 128, 4), 128),
     "lenet 28 grey": lambda: (LeNet(3, 1, 4), 28),
@@ -81,6 +82,12 @@ def test_the_resnet_has_the_taps_of_the_paper() -> None:
         last = network.blocks[3]
         assert isinstance(last, torch.nn.Sequential)
         torch.testing.assert_close(last[1](found.maps[2]).mean((2, 3)), found.embedding)
+
+
+@pytest.mark.parametrize(("size", "resolution", "sides"), [(32, 32, [16, 8, 4]), (32, 16, [8, 4, 4]), (64, 8, [4] * 3)])
+def test_no_block_goes_below_four_positions_a_side(size: int, resolution: int, sides: list[int]) -> None:
+    shapes = tap_shapes(ResNet(3, 3, size, 4, resolution).eval(), 3, size, torch.device("cpu"))
+    assert [side for _, side in shapes] == sides
 
 
 @pytest.mark.parametrize(

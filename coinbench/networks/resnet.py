@@ -41,16 +41,19 @@ class Unit(nn.Module):
 
 
 class ResNet(Classifier):
-    """Blocks of width, 2 width, 4 width, 8 width channels at 1, 1/2, 1/4, 1/8 of the stem's resolution."""
+    """Blocks of width, 2 width, 4 width, 8 width channels, each at half the resolution of the one before.
+
+    A block that would be left with fewer than 4 x 4 positions keeps the resolution: concepts are maps of 3 x 3.
+    """
 
     tap_names = ("block 2", "block 3", "block 4, penultimate unit")
 
-    def __init__(self, n_classes: int, channels: int, size: int, width: int) -> None:
-        """Make the network; the stem strides so that block 1 works at about 32 pixels."""
+    def __init__(self, n_classes: int, channels: int, size: int, width: int, resolution: int = 32) -> None:
+        """Make the network; the stem strides so that block 1 works at about `resolution` pixels a side."""
         super().__init__()
         self.n_classes = n_classes
         self.channels = channels
-        stride = max(1, size // 32)
+        stride = max(1, size // resolution)
         self.stem = nn.Sequential(
             nn.Conv2d(
                 channels,
@@ -63,15 +66,12 @@ class ResNet(Classifier):
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(Unit(a, b, 1 if a == b else 2), Unit(b, b, 1))
-            for a, b in (
-                (width, width),
-                (width, 2 * width),
-                (2 * width, 4 * width),
-                (4 * width, 8 * width),
-            )
-        )
+        side = -(-size // stride)
+        self.blocks = nn.ModuleList([nn.Sequential(Unit(width, width, 1), Unit(width, width, 1))])
+        for c in (width, 2 * width, 4 * width):
+            halve = 2 if side > 6 else 1
+            side = -(-side // halve)
+            self.blocks.append(nn.Sequential(Unit(c, 2 * c, halve), Unit(2 * c, 2 * c, 1)))
         self.fc = nn.Linear(8 * width, n_classes)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
