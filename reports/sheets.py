@@ -61,7 +61,7 @@ def _reconstructions(images: Images, dataset: str, series: Sequence[Series]) -> 
         step = 1.12
         made, axes = _canvas(max(len(tiles) for _, tiles, _ in strips) * _STEP, len(strips) * step, 0.66)
         for row, (name, tiles, labels) in enumerate(strips):
-            _show(axes, 0, row * step, tiles, name, labels)
+            _show(axes, 0.0, row * step, tiles, name, labels)
         return made
 
     caption = "Test images and their reconstructions x̃ by each method (lowest seed)."
