@@ -18,7 +18,7 @@ from coinbench.metrics.consistency import choose_cost, folds, probe, true_labels
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 
-CONCEPTS, PAIRS, WIDTH = 8, 50, 32
+CONCEPTS, PAIRS, WIDTH = 8, 40, 32
 """N and the width of block 2 as in the birds preset."""
 COSTS = EvaluationConfig().svm_c
 Embeddings = tuple[np.ndarray, np.ndarray]

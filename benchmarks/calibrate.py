@@ -3,13 +3,17 @@
     python benchmarks/calibrate.py birds
 
 Methods take turns in blocks, so that a slow moment of the machine falls on all; one thread each, as with --jobs 2 on
-two cores. The step counts of coinbench/presets.py come from here; they are fixed, never measured at run time.
+two cores, in the allocator's settings of a worker. The step counts of coinbench/presets.py come from here; they are
+fixed, never measured at run time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,9 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from collect import RESULTS, origin
 
 from coinbench import registry
 from coinbench.config import Experiment, TrainConfig
+from coinbench.executors.local import ALLOCATION
+from coinbench.files import write_json
 from coinbench.log import Log
 from coinbench.models import channels_last
 from coinbench.networks.perceptual import PerceptualNet
@@ -96,10 +103,13 @@ def main() -> None:
     """Print seconds per step and the step counts of equal time."""
     parser = argparse.ArgumentParser(description="Seconds per training step, and step counts of equal time.")
     parser.add_argument("dataset", nargs="?", default="birds")
-    parser.add_argument("--methods", default="viscoin,flint", help="the first sets the time")
+    parser.add_argument("--methods", default="viscoin,flint,flaem,random", help="the first sets the time")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=21, help="in a block; the first warms up")
+    parser.add_argument("--keep", action="store_true", help="write the medians into results/calibrate.json")
     given = parser.parse_args()
+    if not ALLOCATION.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATION, **os.environ})
     torch.set_num_threads(1)
     names = tuple(given.methods.split(","))
     experiment = preset(given.dataset, names)
@@ -121,6 +131,12 @@ def main() -> None:
         steps = experiment.methods[name].train.steps
         equal = round(budget / median[name])
         print(f"{name:<10}  {median[name] * 1e3:>8.1f}  {low:>7.1f}-{high:<7.1f}  {steps:>7}  {equal:>10}")
+    if given.keep:
+        path = RESULTS / "calibrate.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        command = f"python benchmarks/calibrate.py {given.dataset} --rounds {given.rounds} --steps {given.steps}"
+        measured = {name: round(seconds * 1e3, 1) for name, seconds in median.items()}
+        write_json(path, {**kept, given.dataset: {**origin(command), "ms_per_step": measured}})
     print(f"budget: {budget:.0f} s ({experiment.methods[first].train.steps} steps of {first})")
 
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import textwrap
 from typing import Any
 
 from coinbench import provenance
+from coinbench.config import Config, EvaluationConfig, ProblemConfig, TrainConfig
 from coinbench.errors import UsageError, unknown
 from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS, Registry
 
 KINDS = {"methods": METHODS, "datasets": PROBLEMS, "metrics": METRICS, "generators": GENERATORS}
+SETTINGS: dict[str, tuple[str, type[Config]]] = {
+    "problem": ("f, G and p, which all methods share", ProblemConfig),
+    "evaluation": ("how all methods are measured", EvaluationConfig),
+    "train": ("a training, of f, of G or of a method", TrainConfig),
+}
+"""Groups of settings that no plug-in owns."""
 
 
 def listing(kind: str | None) -> dict[str, dict[str, str]]:
@@ -52,7 +61,7 @@ def _summary(registry: Registry, name: str) -> str:
 
 
 def describe(name: str) -> str:
-    """Return all that is known of a method, data set, metric or generator.
+    """Return all that is known of a method, data set, metric, generator or group of settings.
 
     Raises:
         UsageError: nothing has that name.
@@ -60,7 +69,11 @@ def describe(name: str) -> str:
     for registry in KINDS.values():
         if name in registry.targets:
             return _describe(registry, name)
-    raise unknown("name", name, [known for registry in KINDS.values() for known in registry.names()])
+    if name in SETTINGS:
+        about, config = SETTINGS[name]
+        return "\n".join([f"settings of {name}: {about}", "", *_fields(config)])
+    known = [known for registry in KINDS.values() for known in registry.names()]
+    raise unknown("name", name, [*known, *SETTINGS])
 
 
 def _describe(registry: Registry, name: str) -> str:
@@ -81,7 +94,9 @@ def _describe(registry: Registry, name: str) -> str:
             ]
         return "\n".join(lines)
     if registry is METHODS:
-        lines += [entry.notes, ""]
+        # Each origin of settings on a line of its own.
+        parts = re.sub(r"(?:^|[;.] )(?=(?:paper|public code|ours): )", "\n", entry.notes).strip().splitlines()
+        lines += [*(textwrap.fill(part, 110, subsequent_indent="  ") for part in parts), ""]
     if registry is not GENERATORS:
         lines += ["settings:", *_fields(entry.config)]
     return "\n".join(lines)
@@ -90,10 +105,17 @@ def _describe(registry: Registry, name: str) -> str:
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-def _fields(config: Any) -> list[str]:
+def _fields(config: Any, path: str = "") -> list[str]:
     lines = []
     for name, field in config.model_fields.items():
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        kind = field.annotation
+        if kind is TrainConfig:
+            lines.append(f"  {path}{name}: steps, batch, rate and more, as the preset sets them (coinbench info train)")
+            continue
+        if isinstance(kind, type) and issubclass(kind, Config):
+            lines += _fields(kind, f"{path}{name}.")
+            continue
+        default = "(no default)" if field.is_required() else repr(field.get_default(call_default_factory=True))
         about = " ".join((field.description or "").split())
         bounds = ", ".join(
             f"{sign} {getattr(limit, bound):g}"
@@ -101,7 +123,9 @@ def _fields(config: Any) -> list[str]:
             for bound, sign in _SIGNS.items()
             if hasattr(limit, bound)
         )
-        lines.append(f"  {name} = {default}" + (f" [{bounds}]" if bounds else "") + (f"  {about}" if about else ""))
+        lines.append(
+            f"  {path}{name} = {default}" + (f" [{bounds}]" if bounds else "") + (f"  {about}" if about else "")
+        )
     return lines
 
 

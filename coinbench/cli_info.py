@@ -53,7 +53,10 @@ def ls(
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A method, data set, metric or generator.")], plugin: Plugins = None
+    name: Annotated[
+        str, typer.Argument(help="A method, data set, metric or generator; or problem, evaluation, train.")
+    ],
+    plugin: Plugins = None,
 ) -> None:
     """Say what a name stands for: source, settings with defaults and ranges, protocol, null."""
     from coinbench.catalogue import describe

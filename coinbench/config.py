@@ -139,7 +139,7 @@ class ClassifierConfig(Config):
     width: int = Field(default=16, ge=4, le=256)
     """Channels of the first block; each later one doubles them."""
     resolution: int = Field(default=32, ge=4, le=1024)
-    """Block 1 of the ResNet works at about so many pixels a side: the first convolution strides (LeNet: unused)."""
+    """Block 1 of the ResNet works at so many to twice as many pixels a side (LeNet: unused)."""
     seed: int = Field(default=0, ge=0)
     train: TrainConfig
 

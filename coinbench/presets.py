@@ -48,7 +48,6 @@ class Scale:
     random_steps: int
     """Likewise."""
     consistency_images: int = 50
-    random_draws: int = 5
 
 
 def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
@@ -84,7 +83,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
             ),
         ),
         methods={name: own[name](scale) if name in own else default(name) for name in methods},
-        evaluation=EvaluationConfig(consistency_images=scale.consistency_images, random_draws=scale.random_draws),
+        evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
     )
 
 
@@ -143,7 +142,6 @@ def birds(methods: tuple[str, ...]) -> Experiment:
         flaem_steps=475,
         random_steps=380,
         consistency_images=40,
-        random_draws=3,
     )
     return small(scale, data, methods)
 
@@ -182,7 +180,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
     )
     experiment = small(scale, data, methods)
     without_p = {
-        name: config.model_copy(update={"perceptual": "none"}) if name == "viscoin" else config
+        name: config.model_copy(update={"perceptual": "none"}) if name in ("viscoin", "random") else config
         for name, config in experiment.methods.items()
     }
     return experiment.model_copy(update={"methods": without_p})

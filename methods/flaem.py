@@ -34,8 +34,7 @@ class FLAEMConfig(MethodConfig):
     """Settings of FLAEM; a weight of 0 switches its term off.
 
     The public code never trains its decoder and compares logits with log-probabilities; the paper's weights are not
-    known. The terms here are the paper's, the weights are ours: reconstruction is weighted as in our FLINT. Five sets
-    tried on one seed of `birds` ended between 10 and 24 % accuracy on reconstructions of validation images.
+    known. The terms here are the paper's, the weights are ours: reconstruction is weighted as in our FLINT.
     """
 
     name: str = "flaem"
@@ -46,7 +45,7 @@ class FLAEMConfig(MethodConfig):
     width: int = Field(default=16, ge=4, le=256)
     """Channels of the first block of its own classifier, where that begins from scratch."""
     resolution: int = Field(default=32, ge=4, le=1024)
-    """Block 1 of it works at about so many pixels a side, likewise."""
+    """Its block 1 works at so many to twice as many pixels a side, where it begins from scratch."""
     decoder: int = Field(default=16, ge=2, le=1024)
     """Channels of the decoder's first layer; the second has half of them (public code: 16 and 8)."""
     classification: float = Field(default=1.0, gt=0)

@@ -15,8 +15,8 @@ from coinbench.reports.gallery import Images, Local, Pair, Sheet, relevance
 
 _TILE = 0.46
 """Side of a tile, in inches."""
-_STEP = 1.0625
-"""Tiles from one to the next in a strip of 32 pixels; with more pixels the gap is narrower."""
+_GAP = 2
+"""Pixels between the tiles of a strip."""
 _SCALED = "the concept is scaled by λ, all else kept"
 
 
@@ -59,7 +59,7 @@ def _reconstructions(images: Images, dataset: str, series: Sequence[Series]) -> 
 
     def draw() -> Figure:
         step = 1.12
-        made, axes = _canvas(max(len(tiles) for _, tiles, _ in strips) * _STEP, len(strips) * step, 0.66)
+        made, axes = _canvas(max(_width(tiles) for _, tiles, _ in strips), len(strips) * step, 0.66)
         for row, (name, tiles, labels) in enumerate(strips):
             _show(axes, 0.0, row * step, tiles, name, labels)
         return made
@@ -80,21 +80,27 @@ def _canvas(width: float, height: float, tile: float = _TILE) -> tuple[Figure, A
     return made, axes
 
 
-def _show(axes: Axes, x: float, y: float, tiles: np.ndarray, name: str, labels: Sequence[str], gap: int = 2) -> None:
+def _show(axes: Axes, x: float, y: float, tiles: np.ndarray, name: str, labels: Sequence[str]) -> None:
     """Show a strip whose upper left corner is at `x`, `y`, with its name at the left and labels above."""
-    strip = gallery.join(tiles, gap)
+    strip = gallery.join(tiles, _GAP)
     axes.imshow(strip, extent=(x, x + strip.shape[1] / strip.shape[0], y + 1, y), interpolation="none", aspect="auto")
     axes.text(x - 0.12, y + 0.5, name, ha="right", va="center", fontsize=8, linespacing=1.3)
     wide = tiles.shape[2] / tiles.shape[1]
     for i, label in enumerate(labels):
         short = label if len(label) <= 12 else f"{label[:11]}…"
-        at = x + i * (wide + gap / tiles.shape[1]) + wide / 2
+        at = x + i * (wide + _GAP / tiles.shape[1]) + wide / 2
         axes.text(at, y - 0.07, short, ha="center", va="bottom", fontsize=6.5, color=INK)
+
+
+def _width(tiles: np.ndarray) -> float:
+    """Return the width of a strip, as a multiple of its height."""
+    count, height, width, _ = tiles.shape
+    return (count * width + (count - 1) * _GAP) / height
 
 
 def _global(sheet: Sheet[Pair]) -> Figure:
     """Draw a row for each pair, its images side by side."""
-    wide, tall = len(sheet.headers) * _STEP + 0.35, 1.08
+    wide, tall = _width(sheet.items[0].rows[0]) + 0.4, 1.08
     made, axes = _canvas(wide * max(len(pair.rows) for pair in sheet.items), tall * len(sheet.items))
     for i, pair in enumerate(sheet.items):
         for j, row in enumerate(pair.rows):
@@ -105,7 +111,7 @@ def _global(sheet: Sheet[Pair]) -> Figure:
 
 def _local(sheet: Sheet[Local]) -> Figure:
     """Draw a block for each image, two abreast: x and x̃ at the left, a row for each concept."""
-    step, wide = 1.08, len(sheet.headers) * _STEP + 4.7
+    step, wide = 1.08, _width(sheet.items[0].parts[0].tiles) + 4.7
     tall = step * max(len(image.parts) for image in sheet.items) + 0.9
     abreast = min(2, len(sheet.items))
     made, axes = _canvas(wide * abreast, tall * -(-len(sheet.items) // abreast) - 0.9)

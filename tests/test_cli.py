@@ -319,13 +319,18 @@ def test_info_of_everything(cli: Cli, name: str) -> None:
     assert name in ran.out.splitlines()[0]
     if name in METHODS.names():
         assert "settings:" in ran.out
-        assert "  train = required" in ran.out
+        assert "  train: steps" in ran.out
 
 
 def test_info_shows_ranges_and_protocol(cli: Cli) -> None:
     assert "gamma = 0.1 [>= 0]" in cli("info", "viscoin").out
     assert "protocol:" in cli("info", "faithfulness").out
     assert "null:" in cli("info", "faithfulness").out
+    problem = cli("info", "problem").out
+    assert "  classifier.resolution = 32 [>= 4, <= 1024]" in problem
+    assert "  classifier.train: " in problem
+    assert "  bootstrap = 1000 [>= 100]" in cli("info", "evaluation").out
+    assert "  lr = 0.0001 [> 0]" in cli("info", "train").out
 
 
 def test_doctor(cli: Cli, folder: Path) -> None:

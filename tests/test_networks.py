@@ -84,7 +84,10 @@ def test_the_resnet_has_the_taps_of_the_paper() -> None:
         torch.testing.assert_close(last[1](found.maps[2]).mean((2, 3)), found.embedding)
 
 
-@pytest.mark.parametrize(("size", "resolution", "sides"), [(32, 32, [16, 8, 4]), (32, 16, [8, 4, 4]), (64, 8, [4] * 3)])
+@pytest.mark.parametrize(
+    ("size", "resolution", "sides"),
+    [(32, 32, [16, 8, 4]), (32, 16, [8, 4, 4]), (64, 8, [4] * 3), (38, 12, [6] * 3), (73, 24, [12, 6, 6])],
+)
 def test_no_block_goes_below_four_positions_a_side(size: int, resolution: int, sides: list[int]) -> None:
     shapes = tap_shapes(ResNet(3, 3, size, 4, resolution).eval(), 3, size, torch.device("cpu"))
     assert [side for _, side in shapes] == sides

@@ -27,8 +27,11 @@ _PATIENCE_SECONDS = 60.0
 """A worker that was asked to stop finishes its step and saves; after this long it is killed."""
 _COMPLAINT_LINES = 1000
 """So many last lines of a worker's stderr are kept."""
-_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""glibc gives the memory of large tensors back at once; paging it in anew took a tenth of a small network's step."""
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+"""glibc gives the memory of large tensors back at once; paging it in anew took a tenth of a small network's step.
+
+32 MiB is the most that every version takes for the first; settings of the user's own environment win."""
+_TO_CHECK = "check Python's installation and the limits on processes and memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class LocalExecutor:
                     try:
                         running.append(_Worker(cell, self, threads, display))
                     except (CoinbenchError, OSError) as error:
-                        end(cell, Outcome(1, error=f"failed: the worker cannot be started ({error})"))
+                        end(cell, Outcome(1, error=f"failed: the worker cannot be started ({error}); {_TO_CHECK}"))
                 for worker in [worker for worker in running if worker.ended()]:
                     running.remove(worker)
                     end(worker.cell, worker.outcome(interrupted=self._stop.is_set()))
@@ -151,7 +154,7 @@ class _Worker:
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            env={**_ALLOCATION, **os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**ALLOCATION, **os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         self.readers = [threading.Thread(target=self._events), threading.Thread(target=self._complaints)]
         for reader in self.readers:

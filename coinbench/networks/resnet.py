@@ -49,24 +49,25 @@ class ResNet(Classifier):
     tap_names = ("block 2", "block 3", "block 4, penultimate unit")
 
     def __init__(self, n_classes: int, channels: int, size: int, width: int, resolution: int = 32) -> None:
-        """Make the network; the stem strides so that block 1 works at about `resolution` pixels a side."""
+        """Make the network; the stem strides so that block 1 works at `resolution` to twice as many pixels a side."""
         super().__init__()
         self.n_classes = n_classes
         self.channels = channels
         stride = max(1, size // resolution)
+        kernel, padding = max(3, 2 * stride - 1), max(1, stride // 2)
         self.stem = nn.Sequential(
             nn.Conv2d(
                 channels,
                 width,
-                3 if stride == 1 else 2 * stride - 1,
+                kernel,
                 stride,
-                stride // 2 or 1,
+                padding,
                 bias=False,
             ),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        side = -(-size // stride)
+        side = (size + 2 * padding - kernel) // stride + 1
         self.blocks = nn.ModuleList([nn.Sequential(Unit(width, width, 1), Unit(width, width, 1))])
         for c in (width, 2 * width, 4 * width):
             halve = 2 if side > 6 else 1

@@ -20,8 +20,8 @@ from PIL import Image
 
 from coinbench import results
 from coinbench.errors import DataError
-from coinbench.reports import gallery, report
-from coinbench.reports.folder import read_folder, series_of
+from coinbench.reports import gallery, report, sheets
+from coinbench.reports.folder import Series, read_folder, series_of
 
 Maker = Callable[..., Path]
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -246,6 +246,31 @@ def test_single_images_show_the_concepts_that_were_recorded(folder: Path) -> Non
     assert strip is not None
     np.testing.assert_array_equal(image.parts[1].tiles[:3], strip[4:7])
     np.testing.assert_array_equal(image.tiles, strip[[0, 2]])
+
+
+@pytest.mark.parametrize("side", [8, 16, 32, 64])
+def test_no_picture_lies_over_another_or_beyond_the_edge(side: int) -> None:
+    tiles = np.zeros((7, side, side, 3), np.uint8)
+    headers = ("original", "λ = 0", "λ = 1", "λ = 4", "4 − 1", "1 − 4", "energy")
+    scale = gallery.Scale(1.0, 1.0)
+    pairs = gallery.Sheet(headers, (gallery.Pair("a", 1, 0.5, (tiles,) * 3),) * 2, scale)
+    part = gallery.Part(1, 0.5, tiles[1:])
+    local = gallery.Sheet(headers[1:], (gallery.Local(0, "a", "a", tiles[:2], (part,) * 3),) * 3, scale)
+    series = Series("viscoin", "default", "VisCoIN")
+    found = gallery.Reconstructions(np.zeros((10, side, side, 3), np.uint8), tiles.repeat(2, 0)[:10], (0,), ("a",) * 10)
+    images = {("d", series): gallery.Exhibits(found, pairs, local)}
+    plots = sheets.plots(images, "d", [series])
+    assert len(plots) == 3
+    for plot in plots:
+        (axes,) = plot.draw().axes
+        boxes = [image.get_extent() for image in axes.get_images()]
+        for left, right, low, high in boxes:
+            assert 0 <= left < right <= axes.get_xlim()[1] + 1e-6
+            assert 0 <= high < low <= axes.get_ylim()[0] + 1e-6
+        for i, one in enumerate(boxes):
+            for other in boxes[:i]:
+                beside = one[0] >= other[1] or other[0] >= one[1]
+                assert beside or one[3] >= other[2] or other[3] >= one[2]
 
 
 def test_strips_are_cut_and_joined(tmp_path: Path) -> None:
