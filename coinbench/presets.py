@@ -1,7 +1,8 @@
 """Settings per data set and method: the small ones that fit two CPU cores, and the paper's.
 
 A preset is a function that returns a typed `Experiment`. Steps are fixed so that the methods of one data set train for
-equal time on the machine named below; they are never measured at run time (docs/metrics.md 5).
+equal time, to about a tenth, on one thread of the machine of benchmarks/results/calibrate.json; they are never measured
+at run time (docs/metrics.md 5).
 """
 
 from __future__ import annotations
@@ -153,9 +154,9 @@ def digits(methods: tuple[str, ...]) -> Experiment:
         classifier_steps=300,
         generator_steps=800,
         viscoin_steps=700,
-        flint_steps=1300,
-        flaem_steps=1300,
-        random_steps=700,
+        flint_steps=1060,
+        flaem_steps=990,
+        random_steps=800,
         consistency_images=40,
     )
     return small(scale, data, methods)
@@ -173,9 +174,9 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
         generator_steps=20000,
         K=25,
         viscoin_steps=20000,
-        flint_steps=37000,
-        flaem_steps=37000,
-        random_steps=20000,
+        flint_steps=13600,
+        flaem_steps=7300,
+        random_steps=23000,
         consistency_images=100,
     )
     experiment = small(scale, data, methods)
@@ -192,9 +193,9 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
         classifier_steps=8000,
         generator_steps=8000,
         viscoin_steps=8000,
-        flint_steps=14900,
-        flaem_steps=14900,
-        random_steps=8000,
+        flint_steps=11400,
+        flaem_steps=10800,
+        random_steps=8500,
     )
     return small(scale, _data("cifar10"), methods)
 
@@ -206,9 +207,9 @@ def imagefolder(methods: tuple[str, ...]) -> Experiment:
         generator_steps=1000,
         generator_width=24,
         viscoin_steps=700,
-        flint_steps=980,
-        flaem_steps=1500,
-        random_steps=700,
+        flint_steps=670,
+        flaem_steps=1010,
+        random_steps=710,
     )
     return small(scale, _data("imagefolder", size=64), methods)
 
@@ -246,8 +247,8 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
         classifier_steps=600,
         generator_steps=1000,
         viscoin_steps=700,
-        flint_steps=1300,
-        flaem_steps=1300,
-        random_steps=700,
+        flint_steps=1030,
+        flaem_steps=970,
+        random_steps=760,
     )
     return small(scale, _data(dataset), methods)

@@ -20,7 +20,7 @@ from coinbench.plan import (
     resolve,
     seeds,
 )
-from coinbench.presets import preset
+from coinbench.presets import PRESETS, preset
 
 BOTH = "viscoin,flint"
 
@@ -276,3 +276,11 @@ def test_variants_are_experiments_of_their_own() -> None:
         assert "--variant" in complaint(variants=(wrong,))
     assert "each name once" in complaint(variants=("a:method.K=4", "a:method.K=5"))
     assert "'gamma'" in complaint(variants=("a:method.gama=4",))
+
+
+@pytest.mark.parametrize("dataset", sorted(PRESETS))
+def test_random_concepts_have_the_losses_of_viscoin(dataset: str) -> None:
+    of_psi = {"delta", "orthogonality"}
+    methods = preset(dataset, ("viscoin", "random")).methods
+    viscoin, random = (methods[name].model_dump(exclude={"name", "train", *of_psi}) for name in ("viscoin", "random"))
+    assert random == viscoin
