@@ -15,7 +15,7 @@ from coinbench import contract, provenance, registry, weights
 from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.config import Cell
-from coinbench.errors import CoinbenchError
+from coinbench.errors import CoinbenchError, DataError
 from coinbench.files import read_json, write_json
 from coinbench.log import Log
 from coinbench.models import channels_last
@@ -76,9 +76,17 @@ class Artefact:
         """Return the trained network and its problem; f and G come from the cache, or are trained again.
 
         Raises:
-            DataError: data or weights are missing or damaged.
+            DataError: data or weights are missing or damaged, or f or G are not those that the network was trained
+                with, as after a change of code, of settings or of the machine.
         """
         problem = load_problem(self.cell, cache, torch.device(device), Log(self.path))
+        made_with = read_json(self.path / "provenance.json").get("fingerprints", {})
+        for name, found in problem.fingerprints.items():
+            if found != made_with.get(name, found):
+                raise DataError(
+                    f"{self.path}: was trained with another {name} ({made_with[name][:16]}) than {cache.root} gives "
+                    f"now ({found[:16]}); load it with the cache and the version of its run, or run its command again"
+                )
         return load_coin(self.cell, problem, self.path), problem
 
     def assemble(self, cell: Cell, stages: tuple[Path, ...], origin: dict[str, Any]) -> None:

@@ -79,6 +79,18 @@ def test_weights_in_the_folder_of_a_cell(place: Place, spoil: Spoil) -> None:
         Artefact(folder).load(place.cache)
 
 
+def test_a_cell_is_not_loaded_with_an_f_it_was_not_trained_with(place: Place) -> None:
+    Artefact(place.stage("cell")).load(place.cache)
+    path = place.stage("classifier") / "weights.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    # As after a training on another machine: a last bit is enough.
+    save_file(tensors | {"fc.bias": tensors["fc.bias"].nextafter(torch.tensor(1.0))}, path, metadata)
+    with pytest.raises(DataError, match=r"was trained with another classifier .* or run its command again") as caught:
+        Artefact(place.stage("cell")).load(place.cache)
+    assert str(place.stage("cell")) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["results.parquet", "unavailable.json"])
 def test_results_in_the_folder_of_a_cell(place: Place, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = place.stage("cell") / name
