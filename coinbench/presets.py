@@ -133,15 +133,15 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     data = _data("birds")
     scale = Scale(
         resolution=16,
-        classifier_steps=360,
+        classifier_steps=330,
         generator_steps=850,
         generator_width=24,
         generator_batch=24,
         generator_lr=2.5e-3,
-        viscoin_steps=340,
-        flint_steps=400,
-        flaem_steps=475,
-        random_steps=380,
+        viscoin_steps=310,
+        flint_steps=365,
+        flaem_steps=430,
+        random_steps=345,
         consistency_images=40,
     )
     return small(scale, data, methods)
