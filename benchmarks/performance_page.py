@@ -105,7 +105,12 @@ def verdict(axis: str, x: list[int], y: list[float], line: Fit) -> str:
     )
     if line.a > 0:
         text += f", and {line.power_without_constant:.2f} without the constant part"
-    return text + (". The cost is linear." if line.linear else ". **The cost is not linear.**")
+    if line.linear:
+        return text + ". The cost is linear."
+    first, last = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+    if last < first:
+        return text + ". The cost bends below a straight line: the last ones cost less than the first ones."
+    return text + ". **The cost is not linear.**"
 
 
 def cost_table(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:

@@ -67,6 +67,9 @@ def test_the_page_holds_the_fit_of_the_medians_and_every_figure(tmp_path):
 
 def test_a_cost_that_bends_is_said_to_bend():
     assert performance_page.page(scaling(lambda x: 0.01 * x**1.5), None).count("**The cost is not linear.**") >= 1
+    below = performance_page.page(scaling(lambda x: x**0.4), None)
+    assert below.count("bends below a straight line") >= 1
+    assert "**The cost is not linear.**" not in below
 
 
 def test_ratios_are_to_the_fastest_of_the_group():
