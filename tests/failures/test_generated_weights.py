@@ -120,7 +120,9 @@ def test_a_generated_checkpoint(count: int, run: SmallRun, cut: Path, tmp_path: 
         if refused is not None:
             # Values that no loader can tell from true ones may end in a loss that is not finite; it names the file too.
             assert refused.exit_code == 4 or "the loss is not finite" in str(refused)
-            assert str(path) in str(refused)
+            # Sound weights of another f or G: the cell says so, which cannot know whether it or the file was changed.
+            foreign = which in ("f", "G") and "was trained with another" in str(refused)
+            assert str(run.cell if foreign else path) in str(refused)
 
     anything = st.tuples(st.sampled_from([*stored, "checkpoint.safetensors", "train.csv"]), edits())
     pickled = st.tuples(
