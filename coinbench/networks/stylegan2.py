@@ -192,12 +192,12 @@ class SynthesisBlock(Filtered):
     ) -> tuple[Tensor, Tensor]:
         """Return activations and image at this resolution; `w` holds conv0's (not at 4 pixels), conv1's, torgb's."""
         if x is None:
-            x = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            y = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, w[-3], noise, dice)
-        x = self.conv1(x, w[-2], noise, dice)
-        rgb = self.torgb(x, w[-1]).to(w[-1].dtype)
-        return x, rgb if image is None else fir.double(image) + rgb
+            y = self.conv0(x, w[-3], noise, dice)
+        y = self.conv1(y, w[-2], noise, dice)
+        rgb = self.torgb(y, w[-1]).to(w[-1].dtype)
+        return y, rgb if image is None else fir.double(image) + rgb
 
 
 class Synthesis(nn.Module):
