@@ -298,7 +298,7 @@ class Controller:
     def update(self, images: int) -> float:
         """Move p after `images` real images since the last update; return r_t.
 
-        >>> controller = Controller(kimg=1, p=0.5)
+        >>> controller = Controller(kimg=1.0, p=0.5)
         >>> controller.see(torch.tensor([1.0, 2.0, -1.0, 0.5]))
         >>> controller.update(100), round(controller.p, 3)
         (0.5, 0.4)
