@@ -80,12 +80,13 @@ class Artefact:
                 with, as after a change of code, of settings or of the machine.
         """
         problem = load_problem(self.cell, cache, torch.device(device), Log(self.path))
-        made_with = read_json(self.path / "provenance.json").get("fingerprints", {})
+        made_with = _made_with(self.path / "provenance.json")
         for name, found in problem.fingerprints.items():
-            if found != made_with.get(name, found):
+            if found != made_with.get(name):
                 raise DataError(
-                    f"{self.path}: was trained with another {name} ({made_with[name][:16]}) than {cache.root} gives "
-                    f"now ({found[:16]}); load it with the cache and the version of its run, or run its command again"
+                    f"{self.path}: was trained with another {name} ({str(made_with.get(name))[:16]}) than {cache.root} "
+                    f"gives now ({found[:16]}); load it with the cache and the version of its run, or run its command "
+                    "again"
                 )
         return load_coin(self.cell, problem, self.path), problem
 
@@ -129,6 +130,15 @@ def origin(spec: MethodSpec, problem: Problem) -> dict[str, Any]:
         "machine": provenance.machine(torch.get_num_threads()),
         "fingerprints": problem.fingerprints,
     }
+
+
+def _made_with(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path)["fingerprints"])
+    except (CoinbenchError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: does not say what f and G were ({error}); delete {path.parent} and run the same command again"
+        ) from error
 
 
 def _seconds(folder: Path) -> dict[str, float | None]:

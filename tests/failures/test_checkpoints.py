@@ -91,6 +91,15 @@ def test_a_cell_is_not_loaded_with_an_f_it_was_not_trained_with(place: Place) ->
     assert str(place.stage("cell")) in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprints": 5}'])
+def test_a_cell_that_does_not_say_what_it_was_trained_with(place: Place, content: str) -> None:
+    path = place.stage("cell") / "provenance.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=f"delete {path.parent} and run the same command again") as caught:
+        Artefact(place.stage("cell")).load(place.cache)
+    assert str(caught.value).startswith(f"{path}: does not say what f and G were")
+
+
 @pytest.mark.parametrize("name", ["results.parquet", "unavailable.json"])
 def test_results_in_the_folder_of_a_cell(place: Place, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = place.stage("cell") / name
