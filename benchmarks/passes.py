@@ -18,16 +18,25 @@ KINDS = ("f", "encode", "decode", "p")
 def counted(coin: CoIN, problem: Problem) -> Iterator[Counter[str]]:
     """Count, within the block, the images that f (shared or the method's own), p, `encode` and `decode` work on."""
     count: Counter[str] = Counter()
+    inside: set[str] = set()
 
     def counting(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(network: Any, given: Any) -> Any:
+            if kind in inside:
+                # f's forward asks for its own taps: one pass.
+                return function(network, given)
             count[kind] += len(given)
-            return function(network, given)
+            inside.add(kind)
+            try:
+                return function(network, given)
+            finally:
+                inside.remove(kind)
 
         return call
 
     # On the classes: what a Trace remembers of f never reaches them.
-    places = {("f", type(f), "forward") for f in (problem.classifier, coin.classifier)}
+    networks = (problem.classifier, coin.classifier)
+    places = {("f", type(f), name) for f in networks for name in ("forward", "taps")}
     places |= {("p", type(problem.perceptual), "forward")}
     places |= {(kind, type(coin), kind) for kind in ("encode", "decode")}
     with ExitStack() as stack:

@@ -43,6 +43,10 @@ class Classifier(nn.Module, ABC):
     def head(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Y"]:
         """Return the logits that belong to an embedding."""
 
+    def taps(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
+        """Return the tapped maps alone; a classifier whose taps end before its head leaves the rest out."""
+        return self(images).maps
+
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
         """Return the spatial mean of the first tap, the embedding of the consistency metric."""
         return self(images).maps[0].mean((2, 3))
@@ -54,16 +58,19 @@ def knowing(f: Classifier, known: Float[Tensor, "B C H W"], features: Features) 
 
     A CoIN on f runs f on images that f has seen: the deep part of `encode` is what f alone has just computed.
     """
-    forward = f.forward
+    forward, taps = f.forward, f.taps
 
     def answer(images: Tensor) -> Features:
         return features if images is known else forward(images)
 
-    f.forward = answer
+    def tapped(images: Tensor) -> tuple[Tensor, ...]:
+        return features.maps if images is known else taps(images)
+
+    f.forward, f.taps = answer, tapped
     try:
         yield
     finally:
-        del f.forward
+        del f.forward, f.taps
 
 
 class ImageGenerator(nn.Module, ABC):

@@ -18,7 +18,6 @@ from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods.losses import conciseness_diversity, soft_cross_entropy
-from coinbench.models import Features
 from coinbench.networks.psi import FusedTaps, tap_shapes
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
@@ -102,15 +101,15 @@ class FLINT(CoIN):
         self.theta = nn.Linear(config.K, problem.n_classes)
         self.decoder = Decoder(config.K, problem.channels, problem.size, config.decoder)
 
-    def concepts_of(self, features: Features) -> Concepts:
-        """Return Φ from a pass of f."""
-        maps = self.pool(self.narrow(self.trunk(features.maps)).relu())
-        phi = self.to_concepts(maps.flatten(1)).relu()
+    def concepts_of(self, maps: tuple[Tensor, ...]) -> Concepts:
+        """Return Φ from the tapped maps of f."""
+        pooled = self.pool(self.narrow(self.trunk(maps)).relu())
+        phi = self.to_concepts(pooled.flatten(1)).relu()
         return Concepts(phi.unsqueeze(2), phi)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
         """Return Φ(x), one scalar per attribute."""
-        return self.concepts_of(self.classifier(images))
+        return self.concepts_of(self.classifier.taps(images))
 
     def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
         """Return h(Φ): a linear layer."""
@@ -128,7 +127,7 @@ def losses(
     config = coin.config
     with torch.no_grad():
         features = problem.classifier(images)
-    concepts = coin.concepts_of(features)
+    concepts = coin.concepts_of(features.maps)
     started = float(progress >= config.warmup)
     terms = {}
     if config.beta:

@@ -18,7 +18,6 @@ from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods.losses import orthogonality, soft_cross_entropy
-from coinbench.models import Features
 from coinbench.networks.perceptual import perceptual_distance
 from coinbench.networks.psi import FusedTaps, tap_shapes
 from coinbench.problem import Problem
@@ -101,9 +100,9 @@ class VisCoIN(CoIN):
         self.omega = nn.ModuleList(nn.Linear(width, problem.generator.w_dim, bias=False) for _ in range(styles))
         self.register_buffer("mean_latent", problem.generator.mean_latent().detach().cpu().clone())
 
-    def concepts_of(self, features: Features) -> Concepts:
-        """Return Φ and Φ′ from a pass of f (section 3.2)."""
-        fused = self.trunk(features.maps)
+    def concepts_of(self, maps: tuple[Tensor, ...]) -> Concepts:
+        """Return Φ and Φ′ from the tapped maps of f (section 3.2)."""
+        fused = self.trunk(maps)
         phi = self.pool(self.to_concepts(fused).relu()).flatten(2)
         support = None
         if self.to_support is not None:
@@ -112,7 +111,7 @@ class VisCoIN(CoIN):
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
         """Return Φ(x), Φ′(x)."""
-        return self.concepts_of(self.classifier(images))
+        return self.concepts_of(self.classifier.taps(images))
 
     def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
         """Return Θ: a linear layer on max-pooled concepts."""
@@ -138,7 +137,7 @@ def losses(coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"]) ->
     config = coin.config
     with torch.no_grad():
         features = problem.classifier(images)
-    concepts = coin.concepts_of(features)
+    concepts = coin.concepts_of(features.maps)
     w = coin.latent(concepts)
     reconstruction = problem.generator(w).clamp(-1, 1)
     difference = reconstruction - images

@@ -77,14 +77,22 @@ class ResNet(Classifier):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""
+        maps = self.taps(images)
+        embedding = self._last[1](maps[-1]).mean((2, 3))
+        return Features(self.head(embedding), embedding, maps)
+
+    def taps(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
+        """Return the tapped maps without the last unit, a third of the arithmetic, and the head."""
         check_images(images, self.channels, "the classifier f")
-        _, _, block3, block4 = self.blocks
         second = self._second(images)
-        third = block3(second)
-        assert isinstance(block4, nn.Sequential)
-        penultimate = block4[0](third)
-        embedding = block4[1](penultimate).mean((2, 3))
-        return Features(self.head(embedding), embedding, (second, third, penultimate))
+        third = self.blocks[2](second)
+        return second, third, self._last[0](third)
+
+    @property
+    def _last(self) -> nn.Sequential:
+        block = self.blocks[3]
+        assert isinstance(block, nn.Sequential)
+        return block
 
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
         """Return the spatial mean of block 2 without the blocks that come after it."""
