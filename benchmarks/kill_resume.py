@@ -35,6 +35,8 @@ def command(folder: Path, steps: int) -> list[str]:
         "problem.classifier.train.steps": steps,
         "problem.classifier.train.batch": 16,
         "problem.classifier.train.checkpoint_seconds": 0,
+        "problem.generator.net": "beta_vae",
+        "problem.perceptual.net": "random",
         "problem.generator.width": 8,
         "problem.generator.latent": 8,
         "problem.generator.train.steps": steps,

@@ -57,6 +57,7 @@ CELL = [
         "data.n_train=240",
         "data.n_test=40",
         "problem.classifier.train.steps=20",
+        "problem.generator.net=beta_vae",
         "problem.generator.train.steps=20",
         "method.K=6",
         "method.train.steps=12",

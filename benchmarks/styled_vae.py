@@ -12,10 +12,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from coinbench.config import GeneratorConfig
 from coinbench.errors import UsageError
 from coinbench.generators import beta_vae
-from coinbench.generators.beta_vae import BetaVAE
+from coinbench.generators.beta_vae import BetaVAE, BetaVAEConfig
 from coinbench.log import Log
 from coinbench.models import ImageGenerator
 from coinbench.problem import Split
@@ -49,7 +48,7 @@ class StyledVAE(ImageGenerator):
         return self.vae.mean.new_zeros(self.w_dim)
 
 
-def build(config: GeneratorConfig, size: int, channels: int, rng: Rng) -> StyledVAE:
+def build(config: BetaVAEConfig, size: int, channels: int, rng: Rng) -> StyledVAE:
     """Return the network at initialisation."""
     if config.latent % STYLES:
         raise UsageError(f"problem.generator.latent={config.latent}: must be a multiple of {STYLES} for styled_vae")
@@ -57,11 +56,13 @@ def build(config: GeneratorConfig, size: int, channels: int, rng: Rng) -> Styled
         return StyledVAE(BetaVAE(size, channels, config.latent, config.width))
 
 
-def fit(config: GeneratorConfig, network: ImageGenerator, split: Split, rng: Rng, log: Log) -> None:
+def fit(config: BetaVAEConfig, network: ImageGenerator, split: Split, rng: Rng, log: Log) -> None:
     """Train the VAE inside."""
     assert isinstance(network, StyledVAE)
     beta_vae.fit(config, network.vae, split, rng, log)
 
 
-GENERATOR = GeneratorSpec(build=build, fit=fit, source="this project: Higgins et al. 2017, latent cut into styles")
+GENERATOR = GeneratorSpec(
+    config=BetaVAEConfig, build=build, fit=fit, source="this project: Higgins et al. 2017, latent cut into styles"
+)
 COINBENCH = {"generators": {"styled_vae": GENERATOR}}

@@ -97,8 +97,8 @@ def _describe(registry: Registry, name: str) -> str:
         # Each origin of settings on a line of its own.
         parts = re.sub(r"(?:^|[;.] )(?=(?:paper|public code|ours): )", "\n", entry.notes).strip().splitlines()
         lines += [*(textwrap.fill(part, 110, subsequent_indent="  ") for part in parts), ""]
-    if registry is not GENERATORS:
-        lines += ["settings:", *_fields(entry.config)]
+    prefix = "problem.generator." if registry is GENERATORS else ""
+    lines += ["settings:", *_fields(entry.config, prefix)]
     return "\n".join(lines)
 
 

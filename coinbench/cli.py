@@ -15,6 +15,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from coinbench.cli_check import check
 from coinbench.cli_info import Plugins, data_app, doctor, info, ls
+from coinbench.cli_pretrain import pretrain
 from coinbench.errors import CoinbenchError, UsageError, refused
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(ls)
 app.command()(info)
 app.command()(check)
+app.command()(pretrain)
 app.command()(doctor)
 app.add_typer(data_app, name="data")
 

@@ -145,16 +145,10 @@ class ClassifierConfig(Config):
 
 
 class GeneratorConfig(Config):
-    """G, trained here when no weights are given."""
+    """G, trained here when no weights are given. Each generator adds its own fields."""
 
     net: str = "beta_vae"
     """A name in the generator registry."""
-    latent: int = Field(default=48, ge=2, le=512)
-    """V, the width of a latent vector (paper, FashionMNIST: 48)."""
-    beta: float = Field(default=2.0, gt=0)
-    """Weight of the KL term (paper: 2)."""
-    width: int = Field(default=32, ge=4, le=512)
-    """Channels at the highest resolution but one."""
     seed: int = Field(default=0, ge=0)
     train: TrainConfig
 
@@ -167,18 +161,27 @@ class GeneratorConfig(Config):
 class PerceptualConfig(Config):
     """p, the net of the perceptual distances PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""
 
-    net: Literal["random"] = "random"
-    """random: fixed random weights."""
+    net: Literal["random", "parts"] = "random"
+    """random: fixed random weights; parts: trained to tell the parts, where the data set knows them (birds)."""
     width: int = Field(default=32, ge=8, le=256)
     seed: int = Field(default=0, ge=0)
+    train: TrainConfig = TrainConfig(steps=1500, batch=64, lr=2e-3, schedule="cosine", warmup=20)
+    """Of p on parts; random weights need none."""
 
 
 class ProblemConfig(Config):
     """The frozen networks that all methods share."""
 
     classifier: ClassifierConfig
-    generator: GeneratorConfig
+    generator: SerializeAsAny[GeneratorConfig]
     perceptual: PerceptualConfig = PerceptualConfig()
+    pretrained: bool = True
+    """Use the weights that come with coinbench where data and settings are those they were trained with."""
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _generator(cls, value: Any) -> Any:
+        return registry.typed(registry.GENERATORS, value, "net")
 
 
 class MethodConfig(Config):

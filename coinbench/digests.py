@@ -13,22 +13,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from coinbench import registry
+from coinbench import registry, shipped
 from coinbench.config import Cell, digest
 
 EXHIBITS = 2
 """Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
-_TRAINING = ("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py")
+_TRAINING = (
+    *("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py"),
+    *("generators/gan_losses.py", "generators/ada.py", "generators/stylegan2_training.py", "generators/initial.py"),
+)
 """Source files of this package, besides its version, on which every trained network depends."""
 
 
 def classifier_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines f."""
+    if found := shipped.find("classifier", cell.problem.classifier, cell):
+        return digest("shipped", found.sha256)
     return digest(_seen(cell), cell.problem.classifier.key(), _core())
+
+
+def perceptual_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines p."""
+    config = cell.problem.perceptual
+    if config.net == "random":
+        return digest(config.net, config.width, config.seed, _core())
+    if found := shipped.find("perceptual", config, cell):
+        return digest("shipped", found.sha256)
+    return digest(_seen(cell), config.key(), _core())
 
 
 def generator_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines G."""
+    if found := shipped.find("generator", cell.problem.generator, cell):
+        return digest("shipped", found.sha256)
     spec = registry.GENERATORS.load(cell.problem.generator.net)
     return digest(_seen(cell), cell.problem.generator.key(), _core(), _source(spec.fit))
 
@@ -36,7 +53,7 @@ def generator_digest(cell: Cell) -> str:
 def fit_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines the trained network of a cell."""
     spec = registry.METHODS.load(cell.method.name)
-    networks = (classifier_digest(cell), generator_digest(cell), cell.problem.perceptual.key())
+    networks = (classifier_digest(cell), generator_digest(cell), perceptual_digest(cell))
     return digest(networks, cell.method.key(), cell.seed, _source(spec.fit))
 
 

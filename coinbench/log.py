@@ -27,11 +27,13 @@ class Log:
     stage: str = ""
     tensorboard: bool = False
     """Also write TensorBoard files beside train.csv."""
+    judge: Callable[[Any], dict[str, float]] | None = None
+    """Measures an unfinished generator now and then, where something to measure it with is at hand."""
     _last: float = 0.0
 
     def at(self, stage: str, folder: Path) -> Log:
         """Return the log of one stage of the job, writing into `folder`."""
-        return Log(folder, self.emit, self.stop, stage, self.tensorboard)
+        return Log(folder, self.emit, self.stop, stage, self.tensorboard, self.judge)
 
     def say(self, text: str) -> None:
         """Report one line."""

@@ -89,6 +89,10 @@ class ImageGenerator(nn.Module, ABC):
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Draw n latents from G's own distribution."""
 
+    def freeze(self) -> None:
+        """Compute once what no longer changes; called when the weights are final."""
+        return
+
     @abstractmethod
     def mean_latent(self) -> Float[Tensor, "V"]:
         """Return w̄, the mean latent vector."""

@@ -15,7 +15,7 @@ from coinbench.digests import cell_digest
 from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
-from coinbench.presets import preset
+from coinbench.presets import other_generator, preset
 
 
 class RunConfig(Config):
@@ -130,6 +130,10 @@ def dataset_config(name: str, sets: tuple[str, ...]) -> DataConfig:
 
 def _experiment(dataset: str, methods: tuple[str, ...], changes: list[tuple[list[str], Any]]) -> Experiment:
     base = preset(dataset, methods)
+    nets = [value for keys, value in changes if keys == ["problem", "generator", "net"]]
+    if nets and nets[-1] != base.problem.generator.net:
+        # Another G has other settings; what is set of them comes on top.
+        base = other_generator(base, str(nets[-1]))
     fields = registry.PROBLEMS.load(dataset).config.model_fields
     known = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     required = {name for name, field in fields.items() if field.is_required()}

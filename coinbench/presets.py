@@ -19,6 +19,7 @@ from coinbench.config import (
     Experiment,
     GeneratorConfig,
     MethodConfig,
+    PerceptualConfig,
     ProblemConfig,
     TrainConfig,
 )
@@ -33,11 +34,7 @@ class Scale:
     resolution: int = 32
     """Of block 1 of f, and of FLAEM's own classifier."""
     classifier_steps: int
-    generator_steps: int
-    latent: int = 48
-    generator_width: int = 32
-    generator_batch: int = 64
-    generator_lr: float = 2e-3
+    generator: GeneratorConfig
     K: int = 24
     channels: int = 48
     gamma: float = 0.5
@@ -49,6 +46,8 @@ class Scale:
     random_steps: int
     """Likewise."""
     consistency_images: int = 50
+    parts: bool = False
+    """p is trained on the parts of the images."""
 
 
 def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
@@ -69,23 +68,48 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
                     weight_decay=1e-5,
                 ),
             ),
-            generator=GeneratorConfig(
-                latent=scale.latent,
-                width=scale.generator_width,
-                train=TrainConfig(
-                    steps=scale.generator_steps,
-                    batch=scale.generator_batch,
-                    lr=scale.generator_lr,
-                    schedule="linear",
-                    decay_from=0.6,
-                    warmup=20,
-                    clip=1.0,
-                ),
-            ),
+            generator=scale.generator,
+            perceptual=PerceptualConfig(net="parts" if scale.parts else "random"),
         ),
         methods={name: own[name](scale) if name in own else default(name) for name in methods},
         evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
     )
+
+
+def beta_vae(steps: int, *, width: int = 32, batch: int = 64, lr: float = 2e-3, **changes: Any) -> GeneratorConfig:
+    """Return the small β-VAE, trained for so many steps; `changes` are of other settings."""
+    train = TrainConfig(steps=steps, batch=batch, lr=lr, schedule="linear", decay_from=0.6, warmup=20, clip=1.0)
+    return registry.GENERATORS.load("beta_vae").config(width=width, train=train, **changes)
+
+
+def stylegan2(size: int, kimg: int, **changes: Any) -> GeneratorConfig:
+    """Return a small StyleGAN2: 24 channels at `size` pixels, at most 96, w of 64; batch 32.
+
+    Args:
+        size: pixels a side of the images.
+        kimg: thousand images of training.
+        changes: of other settings.
+    """
+    train = TrainConfig(steps=kimg * 1000 // 32, batch=32, lr=2.5e-3, betas=(0.0, 0.99), checkpoint_seconds=60)
+    resolution = max(16, 1 << (size - 1).bit_length())
+    small = {"z_dim": 64, "w_dim": 64, "base": 24 * resolution, "most": 96, "clamp": None, "r1": 0.05}
+    return registry.GENERATORS.load("stylegan2").config(**{**small, "train": train, **changes})
+
+
+def other_generator(experiment: Experiment, net: str) -> Experiment:
+    """Return the experiment with another G: its small settings where there are some here, else its own defaults.
+
+    Raises:
+        UsageError: no generator has that name.
+    """
+    config = registry.GENERATORS.load(registry.GENERATORS.check(net)).config
+    if net == "stylegan2":
+        chosen = stylegan2(experiment.data.size, kimg=200)
+    else:
+        usual = beta_vae(1000).model_dump(include=set(config.model_fields))
+        chosen = config(**{**usual, "net": net})
+    problem = experiment.problem.model_copy(update={"generator": chosen})
+    return experiment.model_copy(update={"problem": problem})
 
 
 def _viscoin(scale: Scale) -> MethodConfig:
@@ -134,10 +158,7 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     scale = Scale(
         resolution=16,
         classifier_steps=330,
-        generator_steps=850,
-        generator_width=24,
-        generator_batch=24,
-        generator_lr=2.5e-3,
+        generator=beta_vae(850, width=24, batch=24, lr=2.5e-3),
         viscoin_steps=310,
         flint_steps=365,
         flaem_steps=430,
@@ -152,7 +173,7 @@ def digits(methods: tuple[str, ...]) -> Experiment:
     data = _data("digits")
     scale = Scale(
         classifier_steps=300,
-        generator_steps=800,
+        generator=beta_vae(800),
         viscoin_steps=700,
         flint_steps=1060,
         flaem_steps=990,
@@ -171,7 +192,7 @@ def fashionmnist(methods: tuple[str, ...]) -> Experiment:
     scale = Scale(
         net="lenet",
         classifier_steps=8000,
-        generator_steps=20000,
+        generator=beta_vae(20000),
         K=25,
         viscoin_steps=20000,
         flint_steps=13600,
@@ -191,7 +212,7 @@ def cifar10(methods: tuple[str, ...]) -> Experiment:
     """Return CIFAR-10 at 32x32, small networks."""
     scale = Scale(
         classifier_steps=8000,
-        generator_steps=8000,
+        generator=beta_vae(8000),
         viscoin_steps=8000,
         flint_steps=11400,
         flaem_steps=10800,
@@ -204,8 +225,7 @@ def imagefolder(methods: tuple[str, ...]) -> Experiment:
     """Return a folder of images at 64x64, small networks."""
     scale = Scale(
         classifier_steps=600,
-        generator_steps=1000,
-        generator_width=24,
+        generator=beta_vae(1000, width=24),
         viscoin_steps=700,
         flint_steps=670,
         flaem_steps=1010,
@@ -245,7 +265,7 @@ def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
         return PRESETS[dataset](methods)
     scale = Scale(
         classifier_steps=600,
-        generator_steps=1000,
+        generator=beta_vae(1000),
         viscoin_steps=700,
         flint_steps=1030,
         flaem_steps=970,

@@ -1,23 +1,26 @@
-"""f and G: trained when no weights are given, cached by content, shared by all methods and seeds."""
+"""f, G and p: shipped, or trained here; cached by content, shared by all methods and seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from coinbench import registry, weights
+from coinbench import registry, shipped, weights
 from coinbench.cache import Busy, Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
 from coinbench.data.source import SPLITS, Source, check, pixels
-from coinbench.digests import classifier_digest, generator_digest
+from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
+from coinbench.errors import UsageError
+from coinbench.judge import judge_by
 from coinbench.log import Log
-from coinbench.models import Classifier, channels_last
+from coinbench.models import Classifier, ImageGenerator, channels_last
 from coinbench.networks.lenet import LeNet
 from coinbench.networks.perceptual import PerceptualNet
 from coinbench.networks.resnet import ResNet
+from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
 from coinbench.rng import Rng, seeded
 from coinbench.training import train
@@ -65,55 +68,133 @@ def fit_classifier(network: Classifier, config: ClassifierConfig, split: Split, 
     train(network, loss, config.train, log)
 
 
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """f, G and p of a cell at initialisation, and how each gets its weights."""
+
+    classifier: Classifier
+    generator: ImageGenerator
+    perceptual: PerceptualNet
+    stages: dict[str, Stage]
+    """By kind: classifier, generator, and perceptual where p is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A network that is shipped, or trained once and then read from the cache."""
+
+    kind: str
+    digest: str
+    network: nn.Module
+    train: Callable[[Log], None]
+    shipped: shipped.Shipped | None
+
+    def load(self, cache: Cache, log: Log, *, wait: bool = True) -> None:
+        """Fill the network.
+
+        Raises:
+            Busy: another process trains it, and `wait` is False.
+            DataError: the weights are damaged.
+        """
+        if self.shipped is not None:
+            weights.load(self.network, self.shipped.check())
+            return
+        folder = cache.stage(self.kind, self.digest, self._make, log, wait=wait)
+        # Read back even right after training, so that a fresh run and a cached one use the same tensors.
+        weights.load(self.network, folder / WEIGHTS)
+
+    def _make(self, log: Log) -> None:
+        self.train(log)
+        weights.save(self.network, log.folder / WEIGHTS)
+
+
+def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Networks:
+    """Return f, G and p at initialisation, on the device of the training `split`.
+
+    Raises:
+        UsageError: p is to be trained on parts, which the data set does not tell.
+    """
+    size, channels, device = cell.data.size, source.channels, split.device
+    problem = cell.problem
+    f = build_classifier(problem.classifier, len(source.card.class_names), channels, size).to(device)
+    spec, rng = registry.GENERATORS.load(problem.generator.net), Rng(problem.generator.seed).child("generator")
+    g = spec.build(problem.generator, size, channels, rng).to(device)
+    p = PerceptualNet(channels, problem.perceptual.width, Rng(problem.perceptual.seed).child("perceptual")).to(device)
+
+    def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
+        return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
+
+    stages = {
+        "classifier": stage(
+            "classifier", classifier_digest(cell), f, lambda log: fit_classifier(f, problem.classifier, split, log)
+        )
+    }
+
+    def fit_generator(log: Log) -> None:
+        judge = stages["classifier"]
+        if judge.shipped or cache.has(judge.kind, judge.digest):
+            # f only watches: without it, as when another worker trains it now, G comes out the same.
+            judge.load(cache, log)
+            log.judge = judge_by(f, split)
+        spec.fit(problem.generator, g, split, rng, log)
+
+    stages["generator"] = stage("generator", generator_digest(cell), g, fit_generator)
+    if problem.perceptual.net == "parts":
+        if source.factors is None:
+            raise UsageError(f"problem.perceptual.net=parts: {cell.dataset} does not tell the parts; use random")
+        factors = torch.from_numpy(source.factors)
+        stages["perceptual"] = stage(
+            "perceptual", perceptual_digest(cell), p, lambda log: fit_parts(p, problem.perceptual, split, factors, log)
+        )
+    return Networks(f, g, p, stages)
+
+
 def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Problem:
-    """Open the data, load or train f and G, and freeze everything."""
+    """Open the data, load or train f, G and p, and freeze everything."""
     source = open_source(cell.data, cache)
     log.at("data", cache.root).say(f"{cell.dataset}: {len(source.labels)} images at {cell.data.size} px")
     train_split, val, test = (load_split(name, cell.data, source, cache, device) for name in SPLITS)
-    size, channels, n_classes = cell.data.size, source.channels, len(source.card.class_names)
-
-    classifier = build_classifier(cell.problem.classifier, n_classes, channels, size).to(device)
-    spec, rng = (
-        registry.GENERATORS.load(cell.problem.generator.net),
-        Rng(cell.problem.generator.seed).child("generator"),
-    )
-    generator = spec.build(cell.problem.generator, size, channels, rng).to(device)
-    stages = [
-        _Stage(
-            "classifier",
-            classifier_digest(cell),
-            classifier,
-            lambda log: fit_classifier(classifier, cell.problem.classifier, train_split, log),
-        ),
-        _Stage(
-            "generator",
-            generator_digest(cell),
-            generator,
-            lambda log: spec.fit(cell.problem.generator, generator, train_split, rng, log),
-        ),
-    ]
-    _load(stages, cache, log)
-    perceptual = PerceptualNet(
-        channels, cell.problem.perceptual.width, Rng(cell.problem.perceptual.seed).child("perceptual")
-    ).to(device)
-    networks = {"classifier": classifier, "generator": generator, "perceptual": perceptual}
+    found = build_networks(cell, source, train_split, cache)
+    _load(found.stages.values(), cache, log)
+    networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
+    found.generator.freeze()
     return Problem(
         name=cell.dataset,
         class_names=source.card.class_names,
         train=train_split,
         val=val,
         test=test,
-        classifier=classifier,
-        generator=generator,
-        perceptual=perceptual,
+        classifier=found.classifier,
+        generator=found.generator,
+        perceptual=found.perceptual,
         fingerprints={"data": source.fingerprint}
         | {name: weights.digest(network) for name, network in networks.items()},
     )
 
 
-def _load(stages: list[_Stage], cache: Cache, log: Log) -> None:
+def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) -> Stage:
+    """Train one of f, G and p as `load_problem` would, where it is not there yet.
+
+    Raises:
+        UsageError: the kind is none that this cell trains.
+        DataError: the data or a checkpoint are damaged.
+        Interrupted: asked to stop; the same call resumes.
+    """
+    source = open_source(cell.data, cache)
+    split = load_split("train", cell.data, source, cache, device)
+    stages = build_networks(cell, source, split, cache).stages
+    if kind not in stages:
+        raise UsageError(f"pretrain {kind}: nothing to train with problem.perceptual.net={cell.problem.perceptual.net}")
+    if kind == "generator":
+        # f judges the samples of a long training.
+        stages["classifier"].load(cache, log)
+    stages[kind].load(cache, log)
+    return stages[kind]
+
+
+def _load(stages: Iterable[Stage], cache: Cache, log: Log) -> None:
     """Load or train all stages: two workers that start together train f and G side by side, not one after the other."""
     busy = []
     for stage in stages:
@@ -123,22 +204,3 @@ def _load(stages: list[_Stage], cache: Cache, log: Log) -> None:
             busy.append(stage)
     for stage in busy:
         stage.load(cache, log, wait=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """A network that is trained once and then read from the cache."""
-
-    kind: str
-    digest: str
-    network: nn.Module
-    train: Callable[[Log], None]
-
-    def load(self, cache: Cache, log: Log, *, wait: bool) -> None:
-        folder = cache.stage(self.kind, self.digest, self._make, log, wait=wait)
-        # Read back even right after training, so that a fresh run and a cached one use the same tensors.
-        weights.load(self.network, folder / WEIGHTS)
-
-    def _make(self, log: Log) -> None:
-        self.train(log)
-        weights.save(self.network, log.folder / WEIGHTS)

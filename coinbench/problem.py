@@ -85,7 +85,12 @@ class Split:
         return self._batch(to_float(self.pixels[rows]), self.labels[rows], self.index[rows])
 
     def draw(self, step: int, size: int, rng: Rng) -> Batch:
-        """Return the augmented training batch of a step: a function of (rng, step) alone.
+        """Return the augmented training batch of a step: a function of (rng, step) alone."""
+        rows = self.rows(step, size, rng)
+        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[rows], self.index[rows])
+
+    def rows(self, step: int, size: int, rng: Rng) -> Int[np.ndarray, "size"]:
+        """Return which images make the training batch of a step.
 
         Epochs are permutations keyed by their number, so resuming at a step needs no state.
         """
@@ -95,7 +100,7 @@ class Split:
             order = rng.child("epoch", int(epoch)).numpy().permutation(len(self))
             here = position // len(self) == epoch
             rows[here] = order[position[here] % len(self)]
-        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[rows], self.index[rows])
+        return rows
 
     def _crop(self, rows: np.ndarray, rng: Rng) -> Tensor:
         size, margin = self.pixels.shape[1], self.large.shape[1] - self.pixels.shape[1]

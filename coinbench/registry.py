@@ -154,18 +154,25 @@ PROBLEMS = Registry(
         "imagefolder": "coinbench.data.imagefolder:DATASET",
     },
 )
-GENERATORS = Registry("generator", "coinbench.generators", {"beta_vae": "coinbench.generators.beta_vae:GENERATOR"})
+GENERATORS = Registry(
+    "generator",
+    "coinbench.generators",
+    {
+        "beta_vae": "coinbench.generators.beta_vae:GENERATOR",
+        "stylegan2": "coinbench.generators.stylegan2:GENERATOR",
+    },
+)
 
 
-def typed(registry: Registry, value: Any) -> Any:
-    """Turn a mapping with a "name" into the configuration type registered under that name.
+def typed(registry: Registry, value: Any, key: str = "name") -> Any:
+    """Turn a mapping with a name, under `key`, into the configuration type registered under that name.
 
     Raises:
         UsageError: there is no name, or nothing here has it: the mapping was written where a plug-in was present.
     """
     if not isinstance(value, dict):
         return value
-    name = value.get("name")
+    name = value.get(key)
     if not isinstance(name, str):
-        raise UsageError(f"{registry.kind}: 'name' is missing in {value}")
+        raise UsageError(f"{registry.kind}: {key!r} is missing in {value}")
     return registry.load(registry.stored(name)).config.model_validate(value)

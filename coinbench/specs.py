@@ -50,8 +50,9 @@ class MethodSpec:
 class GeneratorSpec:
     """An entry of the generator registry."""
 
-    build: Callable[[GeneratorConfig, int, int, Rng], ImageGenerator]
+    config: type[GeneratorConfig]
+    build: Callable[[Any, int, int, Rng], ImageGenerator]
     """(config, image size, channels, rng) -> the network at initialisation."""
-    fit: Callable[[GeneratorConfig, ImageGenerator, Split, Rng, Log], None]
+    fit: Callable[[Any, ImageGenerator, Split, Rng, Log], None]
     """(config, network, training split, rng, log): trains the network in place."""
     source: str

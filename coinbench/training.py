@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
 from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.files import cannot_write
 from coinbench.log import Log
 from coinbench.models import channels_last
-from coinbench.weights import own_state, unfit, write
+from coinbench.weights import own_state
 
 Loss = Callable[[int], dict[str, Tensor]]
 """Micro-batch number -> weighted terms, whose sum is minimised."""
@@ -74,7 +74,7 @@ def train(
     state = _State(module, config, shared)
     path = log.folder / CHECKPOINT
     start = state.load(path) if path.is_file() else 0
-    rows = _Rows(log, start)
+    rows = Rows(log, start)
     channels_last(module)
     module.train()
     for network in shared:
@@ -91,7 +91,7 @@ def train(
         done = step + 1
         seconds = time.monotonic() - began
         if done % config.log_every == 0 or done == config.steps:
-            rows.write(done, seconds, learning_rate(config, step), total, terms)
+            rows.write(done, seconds, {"rate": learning_rate(config, step), "loss": total, **terms})
         log.progress(
             done,
             config.steps,
@@ -176,47 +176,27 @@ class _State:
 
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, whole or not at all."""
-        tensors = {f"module.{k}": v for k, v in self._own().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for number, entries in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{k}": v for k, v in entries.items() if v is not None}
-        # The averaged and the live tensors never share memory, yet safetensors wants each contiguous.
-        tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-        metadata = {
-            "step": str(step),
-            "train": self.config.digest(),
-            "scale": repr(self.scaler.get_scale()),
-        }
-        write(tensors, path, metadata)
+        tensors = self._tensors() | checkpoints.of_optimiser(self.optimiser, "optimiser")
+        metadata = {"step": str(step), "train": self.config.digest(), "scale": repr(self.scaler.get_scale())}
+        checkpoints.save(path, tensors, metadata)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        average = {f"average.{k}": v for k, v in self.average.items()}
+        return {f"module.{k}": v for k, v in self._own().items()} | average
 
     @torch.no_grad()
     def load(self, path: Path) -> int:
         """Continue from a checkpoint; return the step to do next."""
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in list(file.keys())}
-            if metadata["train"] != self.config.digest():
-                raise DataError(f"{path}: belongs to another training configuration; delete it to start anew")
-            mine = {f"module.{k}": v for k, v in self._own().items()}
-            mine |= {f"average.{k}": v for k, v in self.average.items()}
-            for key, value in mine.items():
-                if wrong := unfit(tensors[key], value):
-                    raise ValueError(f"{key} has {wrong}")
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                kind, _, rest = key.partition(".")
-                if kind == "optimiser":
-                    number, _, name = rest.partition(".")
-                    entries.setdefault(int(number), {})[name] = value
-            self._check(entries)
-            step = int(metadata["step"])
-            if not 0 <= step <= self.config.steps:
-                raise ValueError(f"step {step} of {self.config.steps}")
+            tensors, metadata = checkpoints.read(path, self.config.digest())
+            mine = self._tensors()
+            checkpoints.check(mine, tensors)
+            sgd = self.config.optimiser == "sgd"
+            states = checkpoints.to_optimiser(tensors, "optimiser", self.parameters, sgd)
+            step = checkpoints.count(metadata, self.config.steps)
             for key, value in mine.items():
                 value.copy_(tensors[key])
-            groups = self.optimiser.state_dict()["param_groups"]
-            self.optimiser.load_state_dict({"state": entries, "param_groups": groups})
+            checkpoints.restore(self.optimiser, states)
             if self.scaler.is_enabled():
                 self.scaler.update(float(metadata["scale"]))
             return step
@@ -224,24 +204,7 @@ class _State:
             raise
         # Besides its own errors safetensors passes on those of the system and of torch.
         except Exception as error:
-            raise DataError(f"{path}: not a checkpoint of this network ({error}); delete it to start anew") from error
-
-    def _check(self, entries: dict[int, dict[str, Tensor]]) -> None:
-        """Refuse a state of the optimiser that its next step would trip over, or take by broadcasting.
-
-        Raises:
-            ValueError: says what does not fit.
-        """
-        expected = {"momentum_buffer"} if self.config.optimiser == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
-        for number, state in entries.items():
-            if not 0 <= number < len(self.parameters) or state.keys() != expected:
-                raise ValueError(f"optimiser.{number} holds {', '.join(sorted(state))}")
-            for name, value in state.items():
-                like = torch.zeros(()) if name == "step" else self.parameters[number]
-                if wrong := unfit(value, like):
-                    raise ValueError(f"optimiser.{number}.{name} has {wrong}")
-                if not value.isfinite().all() or (name in ("step", "exp_avg_sq") and (value < 0).any()):
-                    raise ValueError(f"optimiser.{number}.{name} has values that no step leaves")
+            raise checkpoints.foreign(path, error) from error
 
 
 def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
@@ -250,10 +213,11 @@ def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.opt
     return torch.optim.Adam(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-class _Rows:
-    """train.csv: step, seconds, rate, loss and its terms; on resume cut back to the checkpoint."""
+class Rows:
+    """train.csv: step, seconds and named values; on resume cut back to the checkpoint."""
 
     def __init__(self, log: Log, start: int) -> None:
+        """Open the log of a training that goes on from step `start`."""
         self.path = log.folder / "train.csv"
         self.board = _board(log, start)
         self.seconds = 0.0
@@ -263,15 +227,21 @@ class _Rows:
         self.header = bool(kept)
         self._write("w", kept)
 
-    def write(self, step: int, seconds: float, rate: float, total: float, terms: dict[str, float]) -> None:
-        values = [f"{v:.6g}" for v in (rate, total, *terms.values())]
-        rows = [[str(step), f"{self.seconds + seconds:.2f}", *values]]
+    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        """Add a row; the names are those of the first row.
+
+        Args:
+            step: of the training.
+            seconds: since this process began.
+            values: by name.
+        """
+        rows = [[str(step), f"{self.seconds + seconds:.2f}", *(f"{v:.6g}" for v in values.values())]]
         if not self.header:
-            rows.insert(0, ["step", "seconds", "rate", "loss", *terms])
+            rows.insert(0, ["step", "seconds", *values])
             self.header = True
         self._write("a", rows)
         if self.board is not None:
-            for name, value in {"rate": rate, "loss": total, **terms}.items():
+            for name, value in values.items():
                 self.board.add_scalar(name, value, step)
             # A thread of its own writes them, and nobody waits for it at the end.
             self.board.flush()

@@ -21,6 +21,8 @@ TINY = {
     "problem.classifier.width": "8",
     "problem.classifier.train.steps": "20",
     "problem.classifier.train.batch": "16",
+    "problem.generator.net": "beta_vae",
+    "problem.perceptual.net": "random",
     "problem.generator.width": "8",
     "problem.generator.latent": "8",
     "problem.generator.train.steps": "20",

@@ -18,6 +18,7 @@ from coinbench.plan import Planned, Request, RunConfig, cells, resolve
 SETS = (
     *("data.n_train=60", "data.n_test=20", "data.size=16", "method.K=4", "method.channels=8"),
     *("problem.classifier.width=8", "problem.classifier.train.steps=2", "problem.classifier.train.batch=8"),
+    *("problem.generator.net=beta_vae", "problem.perceptual.net=random"),
     *("problem.generator.width=8", "problem.generator.latent=4", "evaluation.bootstrap=100"),
     *("problem.generator.train.steps=2", "problem.generator.train.batch=8"),
     *("method.train.steps=4", "method.train.batch=8", "method.train.checkpoint_seconds=0", "method.train.log_every=1"),

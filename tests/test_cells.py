@@ -175,11 +175,8 @@ def test_the_preset_of_the_paper_keeps_the_settings_of_the_paper() -> None:
     config = resolved(datasets="fashionmnist").experiments["fashionmnist"]["default"]
     method = config.methods["viscoin"].model_dump()
     assert (method["K"], method["perceptual"], method["alpha"], method["side"]) == (25, "none", 0.5, 3)
-    assert (config.problem.classifier.net, config.problem.generator.latent, config.problem.generator.beta) == (
-        "lenet",
-        48,
-        2,
-    )
+    generator = config.problem.generator.model_dump()
+    assert (config.problem.classifier.net, generator["latent"], generator["beta"]) == ("lenet", 48, 2)
 
 
 def test_configurations_are_frozen_and_refuse_unknown_keys() -> None:

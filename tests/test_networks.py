@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
-from coinbench.config import GeneratorConfig, TrainConfig
-from coinbench.generators.beta_vae import GENERATOR, BetaVAE, negative_elbo
+from coinbench.config import TrainConfig
+from coinbench.generators.beta_vae import GENERATOR, BetaVAE, BetaVAEConfig, negative_elbo
 from coinbench.log import Log
 from coinbench.models import Classifier, check_images
 from coinbench.networks.lenet import LeNet
@@ -203,7 +203,7 @@ def test_the_elbo_is_its_formula() -> None:
 
 
 def test_fitting_the_vae_lowers_the_error_and_records_the_mean_latent(tmp_path: Path) -> None:
-    config = GeneratorConfig(latent=4, width=4, train=TrainConfig(steps=60, batch=8, lr=1e-2, log_every=1))
+    config = BetaVAEConfig(latent=4, width=4, train=TrainConfig(steps=60, batch=8, lr=1e-2, log_every=1))
     data, rng = tiny.split("train", 24, 0), Rng(0).child("generator")
     vae = GENERATOR.build(config, tiny.SIZE, tiny.CHANNELS, rng)
     assert isinstance(vae, BetaVAE)

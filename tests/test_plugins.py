@@ -192,6 +192,8 @@ py-modules = ["my_brightness", "my_stripes"]
 """
 _SMALL = {
     "problem.classifier.train.steps": 2,
+    "problem.generator.net": "beta_vae",
+    "problem.perceptual.net": "random",
     "problem.generator.train.steps": 2,
     "problem.classifier.width": 4,
     "problem.generator.width": 4,

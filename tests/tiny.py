@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coinbench import registry
-from coinbench.config import Cell, ClassifierConfig, EvaluationConfig, GeneratorConfig, MethodConfig, ProblemConfig
+from coinbench.config import Cell, ClassifierConfig, EvaluationConfig, MethodConfig, ProblemConfig
 from coinbench.config import TrainConfig as TrainConfig
 from coinbench.conformance.methods import small_config
 from coinbench.conformance.tiny import CHANNELS as CHANNELS
@@ -20,6 +20,7 @@ from coinbench.conformance.tiny import SIZE as SIZE
 from coinbench.conformance.tiny import Y as Y
 from coinbench.conformance.tiny import make_problem as make_problem
 from coinbench.conformance.tiny import split as split
+from coinbench.generators.beta_vae import BetaVAEConfig
 from coinbench.models import ImageGenerator
 from coinbench.problem import Problem
 from coinbench.rng import Rng
@@ -64,7 +65,7 @@ def make_cell(method: str = "viscoin", **changes: Any) -> Cell:
             "dataset": "tiny",
             "data_fingerprint": "tiny",
             "data": {"name": "birds", "size": SIZE},
-            "problem": ProblemConfig(classifier=ClassifierConfig(train=train), generator=GeneratorConfig(train=train)),
+            "problem": ProblemConfig(classifier=ClassifierConfig(train=train), generator=BetaVAEConfig(train=train)),
             "method": method_config(method),
             "evaluation": EvaluationConfig(batch=4, bootstrap=100, consistency_images=10),
             "metrics": ("accuracy", "mse"),

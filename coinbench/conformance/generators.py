@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ from coinbench.specs import GeneratorSpec
 _RNG = Rng(3).child("generator")
 
 
+SMALL: dict[str, Any] = {"latent": 6, "width": 4, "z_dim": 6, "w_dim": 6, "base": 64, "most": 4}
+"""Settings of a tiny network, where a generator has them."""
+
+
+def small_generator(spec: GeneratorSpec, **changes: Any) -> GeneratorConfig:
+    """Return settings of a tiny network of a generator, trained for three steps of four images."""
+    fields = spec.config.model_fields
+    usual = TrainConfig(steps=3, lr=1e-3) if fields["train"].is_required() else fields["train"].get_default()
+    train = usual.model_copy(update={"steps": 3, "batch": 4, "log_every": 1})
+    given = {name: value for name, value in SMALL.items() if name in fields}
+    return spec.config.model_validate({**given, "train": train, **changes})
+
+
 class GeneratorBench:
     """A generator on tiny images; what several laws need is made once."""
 
@@ -29,8 +43,7 @@ class GeneratorBench:
         """Hold the generator; nothing is built yet."""
         self.spec, self.folder, self.steps = spec, folder, Steps()
         self.problem = make_problem()
-        train = TrainConfig(steps=3, batch=4, lr=1e-3, log_every=1)
-        self.config = GeneratorConfig(latent=6, width=4, train=train)
+        self.config = small_generator(spec)
 
     def build(self, rng: Rng = _RNG, problem: Problem | None = None) -> ImageGenerator:
         """Return the network at initialisation."""

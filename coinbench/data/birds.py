@@ -94,7 +94,7 @@ class Birds(Source):
 
         anew = (uniform("value", len(PARTS)) * [len(v) for v in self.part_values]).astype(np.int64)
         redrawn = uniform("noise", len(PARTS)) < config.noise
-        self.factors = np.where(redrawn, anew, rule_table()[self.labels])
+        self.factors = np.where(redrawn, anew, rule_table()[self.labels])  # pyright: ignore[reportIncompatibleVariableOverride]
         self._nuisances = uniform("nuisance", len(NUISANCES))
         self._mirrored = (uniform("mirror", 1)[:, 0] < 0.5) & config.mirror
         content = config.model_dump(include={"seed", "noise", "mirror", "n_train", "n_test"})

@@ -40,6 +40,8 @@ class Source(ABC):
     """int64 [N], in 0..Y-1."""
     is_test: np.ndarray
     """bool [N]: the official test split."""
+    factors: np.ndarray | None = None
+    """int64 [N, parts]: which value each part of an image has, where that is known."""
 
     @abstractmethod
     def images(self, index: np.ndarray, size: int) -> np.ndarray:

@@ -200,7 +200,7 @@ def warp(images: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 3 3"]) -> F
     beyond = torch.stack([(-seen).amax((0, 2)), seen.amax((0, 2))]) - centre + 2 * _REACH
     most = centre.new_tensor([width - 1, height - 1])
     (x0, y0), (x1, y1) = beyond.clamp(min=0).minimum(most).ceil().int().tolist()
-    x = _up(nn.functional.pad(images, (x0, x1, y0, y1), mode="reflect"))
+    x = _finer(images, height, y0, y1) @ images @ _finer(images, width, x0, x1).t()
     n = len(images)
 
     def constant(make: Callable[[Tensor, Tensor], Tensor], a: float, b: float) -> Tensor:
@@ -213,30 +213,28 @@ def warp(images: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 3 3"]) -> F
     tall, wide = (height + 2 * _REACH) * 2, (width + 2 * _REACH) * 2
     unit = constant(scaling, 2 / x.shape[3], 2 / x.shape[2]) @ fine @ constant(scaling, wide / 2, tall / 2)
     grid = nn.functional.affine_grid(unit[:, :2], [n, images.shape[1], tall, wide], align_corners=False)
-    return _down(_GridSample.apply(x, grid))
+    sampled = _GridSample.apply(x, grid)
+    return _coarser(images, height) @ sampled @ _coarser(images, width).t()
 
 
-def _up(x: Tensor) -> Tensor:
-    """Insert zeros and filter: twice the resolution."""
-    for dim in (2, 3):
-        stride, pad = ((2, 1), (5, 0)) if dim == 2 else ((1, 2), (0, 5))
-        x = nn.functional.conv_transpose2d(x, 2 * _filter(x, dim), stride=stride, padding=pad, groups=x.shape[1])
-    return x
+def _finer(like: Tensor, n: int, before: int, after: int) -> Float[Tensor, "_fine n"]:
+    """Return what mirrors an axis of n pixels beyond its ends, inserts zeros and filters: twice the resolution.
+
+    A matrix an axis: one product on every device, and torch knows both of its derivatives.
+    """
+    eye = torch.eye(n, dtype=like.dtype, device=like.device)[:, None]
+    padded = nn.functional.pad(eye, (before, after), mode="reflect")
+    return nn.functional.conv_transpose1d(padded, 2 * _filter(like), stride=2, padding=5)[:, 0].t()
 
 
-def _down(x: Tensor) -> Tensor:
-    """Filter with the mirrored filter, take every second pixel, cut what only served the filter."""
-    for dim in (2, 3):
-        stride = (2, 1) if dim == 2 else (1, 2)
-        cut = x.narrow(dim, 1, x.shape[dim] - 2)
-        x = nn.functional.conv2d(cut, _filter(x, dim), stride=stride, groups=x.shape[1])
-    return x
+def _coarser(like: Tensor, n: int) -> Float[Tensor, "n _fine"]:
+    """Return what filters with the mirrored filter, takes every second pixel and cuts what only served the filter."""
+    eye = torch.eye(2 * (n + 2 * _REACH), dtype=like.dtype, device=like.device)[:, None]
+    return nn.functional.conv1d(eye[..., 1:-1], _filter(like), stride=2)[:, 0].t()
 
 
-def _filter(x: Tensor, dim: int) -> Tensor:
-    taps = torch.tensor(SYM6, dtype=x.dtype, device=x.device) / math.sqrt(2)
-    shape = (1, 1, -1, 1) if dim == 2 else (1, 1, 1, -1)
-    return taps.reshape(shape).expand(x.shape[1], *[-1] * 3)
+def _filter(like: Tensor) -> Float[Tensor, "1 1 taps"]:
+    return (torch.tensor(SYM6, dtype=like.dtype, device=like.device) / math.sqrt(2))[None, None]
 
 
 class _GridSample(torch.autograd.Function):

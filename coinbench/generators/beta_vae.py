@@ -6,6 +6,7 @@ import math
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from coinbench.config import GeneratorConfig
@@ -15,6 +16,17 @@ from coinbench.problem import Split
 from coinbench.rng import Rng, seeded
 from coinbench.specs import GeneratorSpec
 from coinbench.training import train
+
+
+class BetaVAEConfig(GeneratorConfig):
+    """Settings of the β-VAE."""
+
+    latent: int = Field(default=48, ge=2, le=512)
+    """V, the width of a latent vector (paper, FashionMNIST: 48)."""
+    beta: float = Field(default=2.0, gt=0)
+    """Weight of the KL term (paper: 2)."""
+    width: int = Field(default=32, ge=4, le=512)
+    """Channels at the highest resolution but one."""
 
 
 class BetaVAE(ImageGenerator):
@@ -81,13 +93,13 @@ def negative_elbo(
     return {"reconstruction": squared / pixels, "kl": beta * kl / pixels}
 
 
-def build(config: GeneratorConfig, size: int, channels: int, rng: Rng) -> BetaVAE:
+def build(config: BetaVAEConfig, size: int, channels: int, rng: Rng) -> BetaVAE:
     """Return the network at initialisation."""
     with seeded(rng.child("init")):
         return BetaVAE(size, channels, config.latent, config.width)
 
 
-def fit(config: GeneratorConfig, network: ImageGenerator, split: Split, rng: Rng, log: Log) -> None:
+def fit(config: BetaVAEConfig, network: ImageGenerator, split: Split, rng: Rng, log: Log) -> None:
     """Train on the training split, then record the mean latent."""
     assert isinstance(network, BetaVAE)
 
@@ -102,4 +114,6 @@ def fit(config: GeneratorConfig, network: ImageGenerator, split: Split, rng: Rng
         network.mean.copy_(torch.stack(sums).sum(0) / len(split))
 
 
-GENERATOR = GeneratorSpec(build=build, fit=fit, source="Higgins et al. 2017; VisCoIN paper, table 5")
+GENERATOR = GeneratorSpec(
+    config=BetaVAEConfig, build=build, fit=fit, source="Higgins et al. 2017; VisCoIN paper, table 5"
+)

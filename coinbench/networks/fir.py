@@ -1,11 +1,14 @@
-"""The low-pass filter [1, 3, 3, 1] of StyleGAN2 as a few fused additions, and the samplings around it.
+"""The low-pass filter [1, 3, 3, 1] of StyleGAN2 and the samplings around it, differentiable any number of times.
 
 Karras et al. 2020 (StyleGAN2), appendix B: every change of resolution is filtered with the outer product of
-[1, 3, 3, 1] / 8 with itself. Its taps are so simple that three additions an axis do; a depthwise convolution of the
-same values is slower on CPU and GPU, and no custom kernel is needed.
+[1, 3, 3, 1] / 8 with itself. The filter is symmetric, so each operation's gradient is another one of them: no autograd
+of slices, which would fill zeros for every tap. On the CPU a depthwise convolution is the fastest form; elsewhere the
+taps are a few additions, which a compiler fuses with what stands around them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,27 +29,67 @@ def kernel() -> Float[Tensor, "4 4"]:
 
 def blur(x: Float[Tensor, "B C H W"], pad: int, gain: float = 1.0) -> Float[Tensor, "B C _h _w"]:
     """Filter images padded with `pad` zeros on each side, times `gain`; a side of n becomes n + 2 pad - 3."""
-    y = _axis(_axis(nn.functional.pad(x, (pad,) * 4), 2, 1), 3, 1)
-    return y * (gain / 64)
+    return _Blur.apply(x, pad, gain)
 
 
 def halve(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C _h _w"]:
     """Filter and take every second pixel."""
-    return _axis(_axis(nn.functional.pad(x, (1,) * 4), 2, 2), 3, 2) / 64
+    return _Halve.apply(x, 1.0)
 
 
 def double(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C _h _w"]:
     """Insert zeros between the pixels, filter, and keep the brightness."""
-    channels = x.shape[1]
-    weight = (4 * kernel()).to(x).expand(channels, 1, 4, 4)
-    return nn.functional.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
+    return _Double.apply(x, 4.0)
 
 
-def _axis(x: Tensor, dim: int, stride: int) -> Tensor:
-    """Return x0 + 3 x1 + 3 x2 + x3 at every `stride`-th place along `dim`."""
-    count = (x.shape[dim] - 4) // stride + 1
-    first, second, third, last = (
-        x.narrow(dim, i, (count - 1) * stride + 1)[(slice(None),) * dim + (slice(None, None, stride),)]
-        for i in range(4)
-    )
-    return torch.add(first + last, second + third, alpha=3)
+class _Blur(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pad: int, gain: float) -> Tensor:
+        ctx.pad, ctx.gain = pad, gain
+        if x.device.type == "cpu":
+            return nn.functional.conv2d(x, _depthwise(x, gain), padding=pad, groups=x.shape[1])
+        return _taps(nn.functional.pad(x, (pad,) * 4), 1) * (gain / 64)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Blur.apply(gradients[0], 3 - ctx.pad, ctx.gain), None, None
+
+
+class _Halve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
+        if x.device.type == "cpu":
+            return nn.functional.conv2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
+        return _taps(nn.functional.pad(x, (1,) * 4), 2) * (gain / 64)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Double.apply(gradients[0], ctx.gain), None
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
+        return nn.functional.conv_transpose2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Halve.apply(gradients[0], ctx.gain), None
+
+
+def _depthwise(x: Tensor, gain: float) -> Tensor:
+    return (gain * kernel()).to(x).expand(x.shape[1], 1, 4, 4)
+
+
+def _taps(x: Tensor, stride: int) -> Tensor:
+    """Return the sum over both axes of x0 + 3 x1 + 3 x2 + x3 at every `stride`-th place."""
+    for dim in (2, 3):
+        count = (x.shape[dim] - 4) // stride + 1
+        first, second, third, last = (
+            x.narrow(dim, i, (count - 1) * stride + 1)[(slice(None),) * dim + (slice(None, None, stride),)]
+            for i in range(4)
+        )
+        x = torch.add(first + last, second + third, alpha=3)
+    return x

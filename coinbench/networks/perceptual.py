@@ -1,8 +1,9 @@
-"""p: a perceptual net with fixed random weights, and the distance between two images under it.
+"""p: a perceptual net that never sees a class, and the distance between two images under it.
 
-A small convolutional stack at initialisation is a usable, class-free feature space (docs/metrics.md 4); the
-distance follows LPIPS's form (Zhang et al. 2018, eq. 1) with all channels weighted alike. It is not LPIPS, and
-no number computed with it carries that name.
+A small convolutional stack at initialisation is a usable, class-free feature space (docs/metrics.md 4); where the parts
+of the images are known it can be trained on them instead (coinbench/parts.py). The distance follows LPIPS's form
+(Zhang et al. 2018, eq. 1) with all channels weighted alike. It is not LPIPS, and no number computed with it carries
+that name.
 """
 
 from __future__ import annotations

@@ -113,6 +113,8 @@ class Discriminator(nn.Module):
         if c_dim:
             self.mapping = Mapping(0, c_dim, width[4], 8, average=False)
         self._freeze(frozen)
+        self.low: torch.dtype | None = None
+        """Type of activations in the four largest blocks; None: that of the weights."""
 
     def _freeze(self, count: int) -> None:
         layers = [part for part in self.modules() if isinstance(part, Convolution)]
@@ -123,7 +125,8 @@ class Discriminator(nn.Module):
         """Return a logit for each image (with its label)."""
         x = images
         for side in self.sides:
-            x = getattr(self, f"b{side}")(x)
+            low = self.low is not None and side in self.sides[:4] and side >= 8
+            x = getattr(self, f"b{side}")(x.to(self.low if low else images.dtype))
         logits = self.b4(x.to(images.dtype))
         if self.c_dim:
             label = self.mapping(None, c)

@@ -26,9 +26,9 @@ def normalise_second_moment(x: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
-def activate(x: Tensor, gain: float = GAIN, clamp: float | None = None) -> Tensor:
-    """Apply the leaky rectifier, then `gain`, then cut to ± `clamp`."""
-    y = nn.functional.leaky_relu(x, SLOPE) * gain
+def rectify(x: Tensor, clamp: float | None = None) -> Tensor:
+    """Apply the leaky rectifier to what its gain was multiplied with before, then cut to ± `clamp`."""
+    y = nn.functional.leaky_relu(x, SLOPE)
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
@@ -46,8 +46,9 @@ class FullyConnected(nn.Module):
 
     def forward(self, x: Float[Tensor, "B _i"]) -> Float[Tensor, "B _o"]:
         """Apply the layer."""
-        y = torch.addmm(self.bias * self.rate, x, self.weight.t(), alpha=self.scale)
-        return activate(y) if self.rectified else y
+        gain = GAIN if self.rectified else 1.0
+        y = torch.addmm(self.bias * (self.rate * gain), x, self.weight.t(), alpha=self.scale * gain)
+        return rectify(y) if self.rectified else y
 
 
 class Filtered(nn.Module):
@@ -84,19 +85,18 @@ class Convolution(Filtered):
 
     def forward(self, x: Float[Tensor, "B _i H W"], gain: float = 1.0) -> Float[Tensor, "B _o _h _w"]:
         """Apply the layer; `gain` scales what comes out, and its bounds."""
-        weight = (self.weight * self.scale).to(x.dtype)
+        # What multiplies the output, but for the clamp, is cheaper on the weights: rectifier and scale commute.
+        total = gain * GAIN if self.rectified else gain
+        weight = (self.weight * (self.scale * total)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * total).to(x.dtype)
         size = weight.shape[2]
         if not self.down:
-            y = nn.functional.conv2d(x, weight, padding=size // 2)
+            y = nn.functional.conv2d(x, weight, bias, padding=size // 2)
         elif size == 1:
-            y = nn.functional.conv2d(fir.halve(x), weight)
+            y = nn.functional.conv2d(fir.halve(x), weight, bias)
         else:
-            y = nn.functional.conv2d(fir.blur(x, 2), weight, stride=2)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)[:, None, None]
-        if self.rectified:
-            return activate(y, GAIN * gain, None if self.clamp is None else self.clamp * gain)
-        return y * gain
+            y = nn.functional.conv2d(fir.blur(x, 2), weight, bias, stride=2)
+        return rectify(y, None if self.clamp is None else self.clamp * gain) if self.rectified else y
 
 
 class Modulated(nn.Module):

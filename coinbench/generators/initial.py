@@ -1,0 +1,88 @@
+"""Fine-tuning: G, D and the average of G from a file that `coinbench weights convert` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from coinbench.errors import DataError
+from coinbench.weights import unfit
+
+PARTS = ("G", "D", "G_ema")
+"""Prefixes of the networks in a converted file."""
+
+
+def read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each network in a converted file.
+
+    Raises:
+        DataError: it is missing, no safetensors, or holds no G_ema.
+    """
+    remedy = "make one with `coinbench weights convert FILE OUT.safetensors`"
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+    # Besides its own errors safetensors passes on those of the system and of torch.
+    except Exception as error:
+        raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        if part in PARTS:
+            found.setdefault(part, {})[name] = value
+    if "G_ema" not in found:
+        raise DataError(f"{path}: holds no network G_ema; {remedy}")
+    return found
+
+
+@torch.no_grad()
+def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, part: str) -> None:
+    """Fill a network; every name and shape must fit.
+
+    Raises:
+        DataError: names the tensors that do not, at most three of a kind.
+    """
+    own = network.state_dict()
+    wrong = []
+    for kind, names in (("lacks", own.keys() - tensors.keys()), ("has a foreign", tensors.keys() - own.keys())):
+        if names:
+            wrong.append(f"{kind} {_few(sorted(names))}")
+    shapes = [f"{k} ({bad})" for k, v in own.items() if k in tensors and (bad := unfit(tensors[k], v))]
+    if shapes:
+        wrong.append(f"does not fit in {_few(shapes)}")
+    if wrong:
+        raise DataError(
+            f"{path}: {part} {'; '.join(wrong)}; set problem.generator's resolution, base, most, depth, z_dim "
+            "and w_dim to those of the file (`coinbench weights show FILE` lists them)"
+        )
+    for name, value in own.items():
+        value.copy_(tensors[name])
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module) -> dict[str, Tensor] | None:
+    """Fill G and D, and return the state of the average of G; None when training begins anew.
+
+    A file without G starts G at its average; one without D keeps D as it is drawn.
+
+    Raises:
+        DataError: the file is damaged or of other networks.
+    """
+    if init == "scratch":
+        return None
+    path = Path(init)
+    parts = read_parts(path)
+    fill(generator, parts["G_ema"], path, "G_ema")
+    average = {name: value.clone() for name, value in generator.state_dict().items()}
+    if "G" in parts:
+        fill(generator, parts["G"], path, "G")
+    if "D" in parts:
+        fill(discriminator, parts["D"], path, "D")
+    return average

@@ -1,0 +1,70 @@
+"""One training of f, G or p by itself, in this process: progress, signals, and where the weights lie."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from coinbench.cache import Cache
+from coinbench.errors import UsageError
+from coinbench.files import write_atomically
+from coinbench.log import Log
+from coinbench.plan import RunConfig, cells
+from coinbench.pretrain import WEIGHTS, Stage, make
+from coinbench.progress import Display
+from coinbench.work import choose_device
+
+
+def run(
+    kind: str, config: RunConfig, cache: Cache, device: str, quiet: bool, tensorboard: bool, out: Path | None
+) -> dict[str, Any]:
+    """Train the network of the one data set of `config`; return what was made and where.
+
+    Raises:
+        UsageError: more than one data set, or nothing to train.
+        DataError: the data or a checkpoint are damaged.
+        CoinbenchError: the cache or `out` cannot be written.
+        Interrupted: a signal came; the same command resumes.
+    """
+    planned = cells(config, cache, Path("."))
+    if len(config.experiments) > 1:
+        raise UsageError(f"pretrain: one data set at a time, got {', '.join(config.experiments)}")
+    cache.check_writable()
+    # Trained here, whatever is shipped: that is what was asked for.
+    tree = planned[0].cell.model_dump(mode="json")
+    tree["problem"]["pretrained"] = False
+    cell = type(planned[0].cell).model_validate(tree)
+    began = time.monotonic()
+    with Display(quiet) as display:
+        log = Log(cache.root, lambda event: display.event(cell.dataset, event), stage=kind, tensorboard=tensorboard)
+        before = {
+            number: signal.signal(number, lambda *_: log.stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            stage = make(kind, cell, cache, choose_device(device), log)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    folder = cache.path(stage.kind, stage.digest)
+    if out is not None:
+        _copy(folder / WEIGHTS, out)
+    return _told(kind, stage, folder, out, time.monotonic() - began)
+
+
+def _copy(source: Path, out: Path) -> None:
+    with write_atomically(out) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _told(kind: str, stage: Stage, folder: Path, out: Path | None, seconds: float) -> dict[str, Any]:
+    told: dict[str, Any] = {kind: stage.digest, "folder": str(folder), "weights": str(out or folder / WEIGHTS)}
+    judged = folder / "judged.csv"
+    if judged.is_file():
+        header, *_, last = judged.read_text(encoding="utf-8").splitlines()
+        told |= dict(zip(header.split(","), last.split(","), strict=True))
+    samples = sorted(folder.glob("samples-*.png"))
+    return told | ({"samples": os.fspath(samples[-1])} if samples else {}) | {"seconds": round(seconds, 1)}
