@@ -40,7 +40,8 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="path=value, as method.gamma=0.2 or data.size=64; repeat for more.")
 ]
 Variants = Annotated[
-    list[str] | None, typer.Option("--variant", help="NAME:path=value[;path=value]; a run of each variant.")
+    list[str] | None,
+    typer.Option("--variant", help="NAME:path=value[;path=value], or paper, released (VisCoIN); a run of each."),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML with the same keys, or the config.json of a run.")

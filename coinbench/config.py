@@ -75,12 +75,17 @@ class TrainConfig(Config):
     """SGD's momentum."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled from the gradient for neither optimiser (plain L2), as in the papers."""
-    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """linear and cosine fall to 0 after `decay_from`; step multiplies by 0.1 at each of `milestones`."""
+    schedule: Literal["constant", "linear", "cosine", "step", "staircase"] = "constant"
+    """linear and cosine fall to 0 after `decay_from`; step multiplies by 0.1 at each of `milestones`; staircase by
+    `decay` after every `decay_every` steps from `decay_from` on."""
     decay_from: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps before the decay begins."""
     milestones: tuple[float, ...] = ()
     """Shares of the steps at which the step schedule divides the rate by 10."""
+    decay: float = Field(default=0.8, gt=0, le=1)
+    """What the staircase multiplies the rate with (public VisCoIN code: 0.8)."""
+    decay_every: int = Field(default=1000, gt=0)
+    """Steps of the staircase at one rate (public VisCoIN code: 1000)."""
     warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up of the rate."""
     accumulate: int = Field(default=1, gt=0)
@@ -175,6 +180,8 @@ class ProblemConfig(Config):
     classifier: ClassifierConfig
     generator: SerializeAsAny[GeneratorConfig]
     perceptual: PerceptualConfig = PerceptualConfig()
+    tap: Literal["penultimate", "last"] = "penultimate"
+    """Which unit of f's block 4 the deepest tap is (paper: penultimate; public VisCoIN code: last); ResNets only."""
     pretrained: bool = True
     """Use the weights that come with coinbench where data and settings are those they were trained with."""
 

@@ -53,7 +53,7 @@ def generator_digest(cell: Cell) -> str:
 def fit_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines the trained network of a cell."""
     spec = registry.METHODS.load(cell.method.name)
-    networks = (classifier_digest(cell), generator_digest(cell), perceptual_digest(cell))
+    networks = (classifier_digest(cell), generator_digest(cell), perceptual_digest(cell), cell.problem.tap)
     return digest(networks, cell.method.key(), cell.seed, _source(spec.fit))
 
 

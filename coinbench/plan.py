@@ -15,7 +15,7 @@ from coinbench.digests import cell_digest
 from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
-from coinbench.presets import other_generator, preset
+from coinbench.presets import VARIANTS, other_generator, preset
 
 
 class RunConfig(Config):
@@ -146,8 +146,11 @@ def _variants(texts: tuple[str, ...]) -> dict[str, list[tuple[list[str], Any]]]:
     variants: dict[str, list[tuple[list[str], Any]]] = {}
     for text in texts:
         name, colon, changes = text.partition(":")
+        if not colon and name in VARIANTS:
+            colon, changes = ":", ";".join(VARIANTS[name])
         if not colon or not name or name in variants:
-            raise UsageError(f"--variant {text!r}: expected NAME:path=value[;path=value], each name once")
+            known = " or ".join(VARIANTS)
+            raise UsageError(f"--variant {text!r}: expected NAME:path=value[;path=value], or {known}; each name once")
         variants[name] = [parse(part) for part in changes.split(";") if part.strip()]
     return variants or {"default": []}
 

@@ -241,6 +241,14 @@ def _data(name: str, **settings: Any) -> DataConfig:
     return config.model_construct(name=name, **settings)
 
 
+VARIANTS = {
+    "paper": ("methods.viscoin.variant=paper", "problem.tap=penultimate", "methods.viscoin.train.schedule=constant"),
+    "released": (
+        *("methods.viscoin.variant=released", "problem.tap=last", "methods.viscoin.train.schedule=staircase"),
+        "methods.viscoin.train.decay_from=0.5",
+    ),
+}
+"""What `--variant NAME` stands for: VisCoIN as the paper describes it, and as its public code is."""
 PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
     "birds": birds,
     "digits": digits,

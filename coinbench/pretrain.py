@@ -159,6 +159,8 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
+    if isinstance(found.classifier, ResNet):
+        found.classifier.tap = cell.problem.tap
     found.generator.freeze()
     return Problem(
         name=cell.dataset,

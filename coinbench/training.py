@@ -45,6 +45,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         "linear": 1 - done,
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
         "step": 0.1 ** sum(share >= m for m in config.milestones),
+        "staircase": config.decay ** max(0, (step - round(config.decay_from * config.steps)) // config.decay_every),
     }[config.schedule]
     return config.lr * warm * factor
 

@@ -20,6 +20,7 @@ from coinbench.log import Log
 from coinbench.methods.losses import orthogonality, soft_cross_entropy
 from coinbench.networks.perceptual import perceptual_distance
 from coinbench.networks.psi import FusedTaps, tap_shapes
+from coinbench.networks.stylegan2_layers import FullyConnected, normalise_second_moment
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
 from coinbench.specs import MethodSpec
@@ -36,6 +37,8 @@ class VisCoINConfig(MethodConfig):
     """A concept is a side x side map, b = side² (paper: 3)."""
     channels: int = Field(default=512, ge=4, le=2048)
     """Channels that Ψ makes of each tap (paper: 512)."""
+    variant: Literal["paper", "released"] = "paper"
+    """Ω: linear layers on the w̄ of G (paper), or the public code's rectified ones on a learnt w̄ (and other styles)."""
     support: bool = True
     """Φ′, where G has more than one style vector."""
     alpha: float = Field(default=0.5, ge=0)
@@ -60,14 +63,32 @@ class VisCoINConfig(MethodConfig):
     """Images sampled from G in a step; default: as many as real ones (paper: 8 and 8)."""
 
 
-def support_styles(n_styles: int) -> frozenset[int]:
-    """Return the style vectors that Φ′ predicts: {0, 1, 2, 12, 13} of 14 (paper), the same shares elsewhere.
+def support_styles(n_styles: int, variant: str = "paper") -> frozenset[int]:
+    """Return the style vectors that Φ′ predicts: of 14 the first 3 and last 2 (paper), the same shares elsewhere.
+
+    The public code takes the first 2 and the last 3.
 
     >>> sorted(support_styles(14)), sorted(support_styles(8)), sorted(support_styles(1))
     ([0, 1, 2, 12, 13], [0, 1, 7], [])
+    >>> sorted(support_styles(14, "released"))
+    [0, 1, 11, 12, 13]
     """
-    first, last = round(3 / 14 * n_styles), round(2 / 14 * n_styles)
+    shares = (3, 2) if variant == "paper" else (2, 3)
+    first, last = (round(share / 14 * n_styles) for share in shares)
     return frozenset({*range(first), *range(n_styles - last, n_styles)})
+
+
+class Rectified(nn.Module):
+    """Ω's layer in the public code: of the input's direction alone, rectified, with a hundredth of the rate."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        """Make the layer."""
+        super().__init__()
+        self.layer = FullyConnected(n_in, n_out, rectified=True, rate=0.01)
+
+    def forward(self, x: Float[Tensor, "B _i"]) -> Float[Tensor, "B _o"]:
+        """Apply the layer; all concepts scaled alike give the same latent."""
+        return self.layer(normalise_second_moment(x))
 
 
 class VisCoIN(CoIN):
@@ -88,7 +109,7 @@ class VisCoIN(CoIN):
         self.pool = nn.AdaptiveAvgPool2d(config.side)
         width = config.K * config.side**2
         styles = problem.generator.n_styles
-        self.from_support = support_styles(styles) if config.support else frozenset()
+        self.from_support = support_styles(styles, config.variant) if config.support else frozenset()
         self.to_support = None
         if self.from_support:
             self.to_support = nn.Sequential(
@@ -97,8 +118,13 @@ class VisCoIN(CoIN):
                 nn.Linear(width, width),
             )
         self.theta = nn.Linear(config.K, problem.n_classes)
-        self.omega = nn.ModuleList(nn.Linear(width, problem.generator.w_dim, bias=False) for _ in range(styles))
-        self.register_buffer("mean_latent", problem.generator.mean_latent().detach().cpu().clone())
+        mean = problem.generator.mean_latent().detach().cpu().clone()
+        if config.variant == "released":
+            self.omega = nn.ModuleList(Rectified(width, len(mean)) for _ in range(styles))
+            self.mean_latent = nn.Parameter(torch.zeros_like(mean))
+        else:
+            self.omega = nn.ModuleList(nn.Linear(width, len(mean), bias=False) for _ in range(styles))
+            self.register_buffer("mean_latent", mean)
 
     def concepts_of(self, maps: tuple[Tensor, ...]) -> Concepts:
         """Return Φ and Φ′ from the tapped maps of f (section 3.2)."""
@@ -118,7 +144,7 @@ class VisCoIN(CoIN):
         return self.theta(concepts.pooled)
 
     def latent(self, concepts: Concepts) -> Float[Tensor, "B L V"]:
-        """Return w_x = Ω(Φ, Φ′): one linear layer per style vector, biased by w̄ (eq. 7)."""
+        """Return w_x = Ω(Φ, Φ′): one layer per style vector, biased by w̄ (eq. 7)."""
         phi = concepts.phi.flatten(1)
         vectors = []
         for number, layer in enumerate(self.omega):
@@ -203,7 +229,7 @@ METHOD = MethodSpec(
     source="Parekh et al., ICLR 2025",
     notes=(
         "paper: Ψ on three taps, 3x3 maps, max-pooled linear Θ, linear Ω biased by w̄, all losses and their weights; "
-        "public code: kernel sizes of the taps, pooling before Φ′; "
+        "public code: kernel sizes of the taps, pooling before Φ′, and all of --variant released; "
         "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets"
     ),
 )

@@ -396,3 +396,16 @@ def test_verify_and_card_of_the_embedded_data_sets(cli: Cli) -> None:
     card = cli("data", "card", "birds", "--set", "data.n_train=20", "--set", "data.n_test=10")
     assert (card.code, card.err) == (0, "")
     assert card.out.startswith("# Birds")
+
+
+def test_a_known_variant_needs_no_settings(cli: Cli) -> None:
+    ran = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "paper", "--variant", "released", "--dry-run")
+    found = json.loads(ran.out)["experiments"]["digits"]
+    told = {
+        name: (e["methods"]["viscoin"]["variant"], e["problem"]["tap"], e["methods"]["viscoin"]["train"]["schedule"])
+        for name, e in found.items()
+    }
+    assert told == {"paper": ("paper", "penultimate", "constant"), "released": ("released", "last", "staircase")}
+    wrong = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "publsihed", "--dry-run")
+    assert wrong.code == 2
+    assert "or paper or released" in wrong.err

@@ -121,6 +121,10 @@ SCHEDULES: dict[str, tuple[dict[str, Any], Callable[[int], float]]] = {
     "linear": ({}, lambda t: 1 - t / 20),
     "late linear": ({"schedule": "linear", "decay_from": 0.6}, lambda t: min(1.0, (20 - t) / 8)),
     "cosine": ({}, lambda t: math.cos(math.pi * t / 40) ** 2),
+    "staircase": (
+        {"decay_from": 0.5, "decay": 0.8, "decay_every": 3},
+        lambda t: 0.8 ** (0 if t < 13 else (t - 10) // 3),
+    ),
     "step": ({"milestones": (0.5, 0.75)}, lambda t: 1.0 if t < 10 else 0.1 if t < 15 else 0.01),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from coinbench.log import Log
 from coinbench.methods.viscoin import METHOD, VisCoIN, VisCoINConfig, build, losses, support_styles
 from coinbench.models import Classifier, Features
 from coinbench.networks.psi import FusedTaps
+from coinbench.networks.resnet import ResNet
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 
@@ -285,3 +287,37 @@ def test_half_of_a_batch_is_sampled_from_g(vae: Problem, tmp_path, monkeypatch: 
         sampled = vae.generator(vae.generator.sample(3, rng.child("synthetic", step)))
         torch.testing.assert_close(images[4:], sampled)
     assert not torch.equal(batches[0][4:], batches[1][4:])
+
+
+def test_released_rectifies_the_direction_of_the_concepts_on_a_learnt_mean(styled: Problem, images: Tensor) -> None:
+    coin = make(styled, variant="released")
+    assert coin.from_support == support_styles(14, "released") == {0, 1, 11, 12, 13}
+    mean = dict(coin.named_parameters())["mean_latent"]
+    assert not mean.any(), "learnt from zero"
+    with torch.no_grad():
+        mean.copy_(torch.linspace(-1, 1, len(mean)))
+        concepts = coin.encode(images)
+        w = coin.latent(concepts)
+        twice = Concepts(2 * concepts.phi, 2 * concepts.pooled, concepts.support)
+        torch.testing.assert_close(coin.latent(twice), w, msg="scaling every concept together changes nothing")
+        layer = coin.omega[3].get_submodule("layer")
+        weight, bias = layer.get_parameter("weight").double(), layer.get_parameter("bias").double()
+        x = concepts.phi.flatten(1).double()
+        x = x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
+        y = 0.01 * (x @ weight.t() / x.shape[1] ** 0.5 + bias)
+        expected = mean + 2**0.5 * torch.where(y > 0, y, 0.2 * y)
+    torch.testing.assert_close(w[:, 3].double(), expected, rtol=1e-4, atol=1e-5)
+    losses(coin, styled, images)["latent"].backward()
+    assert mean.grad is not None
+
+
+def test_the_last_tap_is_what_the_head_pools(vae: Problem, images: Tensor) -> None:
+    f = copy.deepcopy(vae.classifier)
+    assert isinstance(f, ResNet)
+    before = f(images)
+    f.tap = "last"
+    after = f(images)
+    assert torch.equal(before.logits, after.logits)
+    torch.testing.assert_close(after.maps[-1].mean((2, 3)), after.embedding)
+    assert not torch.equal(before.maps[-1], after.maps[-1])
+    assert torch.equal(f.taps(images)[-1], after.maps[-1])

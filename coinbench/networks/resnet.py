@@ -74,19 +74,23 @@ class ResNet(Classifier):
             side = -(-side // halve)
             self.blocks.append(nn.Sequential(Unit(c, 2 * c, halve), Unit(2 * c, 2 * c, 1)))
         self.fc = nn.Linear(8 * width, n_classes)
+        self.tap = "penultimate"
+        """Unit of block 4 that is the deepest tap: penultimate (paper) or last (public VisCoIN code)."""
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""
         maps = self.taps(images)
-        embedding = self._last[1](maps[-1]).mean((2, 3))
+        last = maps[-1] if self.tap == "last" else self._last[1](maps[-1])
+        embedding = last.mean((2, 3))
         return Features(self.head(embedding), embedding, maps)
 
     def taps(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
-        """Return the tapped maps without the last unit, a third of the arithmetic, and the head."""
+        """Return the tapped maps without the head and, where it is not tapped, the last unit, a third of the work."""
         check_images(images, self.channels, "the classifier f")
         second = self._second(images)
         third = self.blocks[2](second)
-        return second, third, self._last[0](third)
+        deep = self._last[0](third)
+        return second, third, self._last[1](deep) if self.tap == "last" else deep
 
     @property
     def _last(self) -> nn.Sequential:
