@@ -16,6 +16,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from coinbench.cli_check import check
 from coinbench.cli_info import Plugins, data_app, doctor, info, ls
 from coinbench.cli_pretrain import pretrain
+from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(check)
 app.command()(pretrain)
 app.command()(doctor)
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 Methods = Annotated[str | None, typer.Option("--methods", "-m", help="Methods, as viscoin,flint.")]
 Datasets = Annotated[str | None, typer.Option("--dataset", "-d", help="Data sets, as birds or birds,digits.")]

@@ -16,20 +16,8 @@ from filelock import FileLock
 from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS
 
 RUN = ("run", "--methods", "viscoin", "--dataset", "birds")
-COMMANDS = (
-    "run",
-    "plan",
-    "ls",
-    "info",
-    "doctor",
-    "score",
-    "report",
-    "compare",
-    "worker",
-    "data",
-    "data verify",
-    "data card",
-)
+GROUPS = ("data", "data verify", "data card", "weights", "weights convert", "weights show")
+COMMANDS = ("run", "plan", "ls", "info", "doctor", "score", "report", "compare", "worker", *GROUPS)
 
 
 @pytest.fixture
@@ -251,7 +239,9 @@ def test_help_names_every_command(cli: Cli) -> None:
     assert "\n  worker" not in listed
 
 
-@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("data", "--help")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("--help",), ("run", "--help"), ("data", "--help"), ("weights", "convert", "--help")], ids=" ".join
+)
 def test_help_imports_nothing_heavy(folder: Path, words: tuple[str, ...]) -> None:
     code = (
         f"import sys; sys.argv = ['coinbench', *{words!r}]\n"
@@ -396,16 +386,3 @@ def test_verify_and_card_of_the_embedded_data_sets(cli: Cli) -> None:
     card = cli("data", "card", "birds", "--set", "data.n_train=20", "--set", "data.n_test=10")
     assert (card.code, card.err) == (0, "")
     assert card.out.startswith("# Birds")
-
-
-def test_a_known_variant_needs_no_settings(cli: Cli) -> None:
-    ran = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "paper", "--variant", "released", "--dry-run")
-    found = json.loads(ran.out)["experiments"]["digits"]
-    told = {
-        name: (e["methods"]["viscoin"]["variant"], e["problem"]["tap"], e["methods"]["viscoin"]["train"]["schedule"])
-        for name, e in found.items()
-    }
-    assert told == {"paper": ("paper", "penultimate", "constant"), "released": ("released", "last", "staircase")}
-    wrong = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "publsihed", "--dry-run")
-    assert wrong.code == 2
-    assert "or paper or released" in wrong.err

@@ -187,3 +187,16 @@ def test_nothing_ships_before_everything_is_trained(tmp_path: Path) -> None:
         ship(cell_of(STYLED, cache, pretrained=False), cache, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
     shutil.rmtree(tmp_path / "made", ignore_errors=True)
+
+
+def test_a_known_variant_needs_no_settings(cli: Cli) -> None:
+    ran = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "paper", "--variant", "released", "--dry-run")
+    found = json.loads(ran.out)["experiments"]["digits"]
+    told = {
+        name: (e["methods"]["viscoin"]["variant"], e["problem"]["tap"], e["methods"]["viscoin"]["train"]["schedule"])
+        for name, e in found.items()
+    }
+    assert told == {"paper": ("paper", "penultimate", "constant"), "released": ("released", "last", "staircase")}
+    wrong = cli("run", "-m", "viscoin", "-d", "digits", "--variant", "publsihed", "--dry-run")
+    assert wrong.code == 2
+    assert "or paper or released" in wrong.err

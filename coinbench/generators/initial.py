@@ -46,6 +46,21 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, part: str) 
         DataError: names the tensors that do not, at most three of a kind.
     """
     own = network.state_dict()
+    if wrong := misfits(own, tensors):
+        raise DataError(
+            f"{path}: {part} {wrong}; set problem.generator's resolution, base, most, depth, z_dim and w_dim "
+            "to those of the file (`coinbench weights show FILE` lists them)"
+        )
+    for name, value in own.items():
+        value.copy_(tensors[name])
+
+
+def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
+    """Return which tensors do not take the place of a network's own, at most three of a kind; empty where all do.
+
+    >>> misfits({"a": torch.zeros(2), "b": torch.zeros(2)}, {"a": torch.zeros(3), "c": torch.zeros(2)})
+    'lacks b; has a foreign c; does not fit in a (shape [3], expected [2])'
+    """
     wrong = []
     for kind, names in (("lacks", own.keys() - tensors.keys()), ("has a foreign", tensors.keys() - own.keys())):
         if names:
@@ -53,13 +68,7 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, part: str) 
     shapes = [f"{k} ({bad})" for k, v in own.items() if k in tensors and (bad := unfit(tensors[k], v))]
     if shapes:
         wrong.append(f"does not fit in {_few(shapes)}")
-    if wrong:
-        raise DataError(
-            f"{path}: {part} {'; '.join(wrong)}; set problem.generator's resolution, base, most, depth, z_dim "
-            "and w_dim to those of the file (`coinbench weights show FILE` lists them)"
-        )
-    for name, value in own.items():
-        value.copy_(tensors[name])
+    return "; ".join(wrong)
 
 
 def _few(names: list[str]) -> str:

@@ -107,6 +107,9 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     generator = network.network
     discriminator = build_discriminator(config, generator, rng)
     average = start_from(config.init, generator, discriminator)
+    if average is not None and not config.finetune:
+        network.load_state_dict(average)
+        return
     duel = Duel(config, generator, discriminator, split)
     if average is not None:
         duel.average.load_state_dict(average)

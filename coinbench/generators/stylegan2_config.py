@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from coinbench.config import GeneratorConfig, TrainConfig
+from coinbench.config import GeneratorConfig, TrainConfig, absolute
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -59,8 +59,10 @@ class StyleGAN2Config(GeneratorConfig):
     """Changes of colour as a multiple of p."""
     freeze_d: int = Field(default=0, ge=0)
     """So many first layers of D do not learn (Freeze-D)."""
-    init: Path | Literal["scratch"] = "scratch"
+    init: Literal["scratch"] | Path = "scratch"
     """Where training starts: anew, or from a file that `coinbench weights convert` wrote."""
+    finetune: bool = True
+    """Train what `init` holds on the data set; off: take its G_ema as it is."""
     judge_kimg: float = Field(default=20.0, gt=0)
     """Thousand images between sample grids, with the Fréchet distance on f where f is at hand."""
     train: TrainConfig = TrainConfig(steps=62_500, batch=16, lr=2.5e-3, betas=(0.0, 0.99))
@@ -81,6 +83,18 @@ class StyleGAN2Config(GeneratorConfig):
             if getattr(value, name) != only:
                 raise ValueError(f"{name} has no part in StyleGAN2's training; leave it at {only}")
         return value
+
+    @field_validator("init")
+    @classmethod
+    def _anywhere(cls, value: Path | str) -> Path | str:
+        # A worker may run in another folder than the command that was given.
+        return absolute(value) if isinstance(value, Path) else value
+
+    @model_validator(mode="after")
+    def _starts(self) -> StyleGAN2Config:
+        if not self.finetune and self.init == "scratch":
+            raise ValueError("finetune=false needs a file to take G from: set init")
+        return self
 
     @model_validator(mode="after")
     def _groups(self) -> StyleGAN2Config:

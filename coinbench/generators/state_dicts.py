@@ -1,0 +1,99 @@
+"""State dicts of torch.save: a zip of one pickle and the values of each storage, read without torch's loader."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from coinbench.generators.initial import PARTS
+from coinbench.generators.published import Network, dict_without_content
+from coinbench.generators.shapes import arguments_of
+from coinbench.generators.stored_tensors import STORAGES, outside, parameter, view
+from coinbench.generators.unpickle import Budget, Machine, Refused, printable, quoted, shown
+
+_ENTRIES = 20_000
+
+
+def read_state_dicts(path: Path, budget: Budget, wanted: tuple[str, ...]) -> tuple[dict[str, Network], list[str]]:
+    """Return the networks of a file, and the names of what else it holds.
+
+    Raises:
+        Refused: no such file, or one that holds more than tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = _unpickle(archive, budget)
+    # zipfile passes on whatever a damaged directory makes of its arithmetic.
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:
+        raise Refused(f"is a damaged zip file ({error})") from error
+    return _networks(found, wanted)
+
+
+def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()) or len(entries) > _ENTRIES:
+        raise Refused("is a zip file that holds a name twice, or too many")
+    if any(name.endswith("/constants.pkl") for name in entries):
+        raise Refused("is a TorchScript program; only state dicts are read")
+    # torch.save never compresses: what unfolds to more than the file is no state dict.
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
+        raise Refused("is a compressed or encrypted zip file, which torch.save does not write")
+    folders = [
+        name.removesuffix("/data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
+    ]
+    if len(folders) != 1:
+        raise Refused("is a zip file without a state dict that torch.save wrote")
+    folder = folders[0]
+    if archive.read(f"{folder}/byteorder") != b"little" if f"{folder}/byteorder" in entries else False:
+        raise Refused("was saved on a machine with another byte order")
+
+    def values(key: str) -> bytes:
+        name = f"{folder}/data/{key}"
+        if name not in entries:
+            raise Refused(f"lacks the values of storage {quoted(key)}")
+        budget.copy(entries[name].file_size)
+        return archive.read(name)
+
+    calls = {
+        "collections.OrderedDict": dict_without_content,
+        "torch._utils._rebuild_parameter": parameter,
+        "torch._utils._rebuild_tensor_v2": view,
+    }
+    machine = Machine(budget, calls | dict.fromkeys(STORAGES), outside(values, budget))
+    return machine.run(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+
+
+def _networks(found: Any, wanted: tuple[str, ...]) -> tuple[dict[str, Network], list[str]]:
+    """Return the networks of what was pickled: one flat state dict is G_ema, several stand under their names."""
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise Refused("holds no state dict")
+    parts = {part.lower(): part for part in PARTS}
+    if not any(key.lower() == "g_ema" for key in found):
+        return {"G_ema": _network("G_ema", found)}, []
+    networks: dict[str, Network] = {}
+    rest: list[str] = []
+    for key, value in found.items():
+        part = parts.get(key.lower())
+        if part in networks:
+            raise Refused(f"holds {part} twice")
+        if part is None:
+            rest.append(printable(key))
+        elif value is not None and part in wanted:
+            networks[part] = _network(part, value)
+    return networks, rest
+
+
+def _network(part: str, found: Any) -> Network:
+    if not isinstance(found, dict):
+        raise Refused(f"holds no state dict under {part}")
+    tensors: dict[str, Tensor] = {}
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise Refused(f"holds what is no tensor at {shown(key)} in {part}")
+        tensors[key] = value
+    return Network(tensors, arguments_of(tensors, "Discriminator" if part == "D" else "Generator"))

@@ -1,0 +1,142 @@
+"""Files that are no published weights, or pretend to be: one line, code 4, nothing run and nothing written."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import published_files as files
+import pytest
+from commands import Cli, in_process, one_line
+from hostile_files import (
+    CALLS,
+    NETWORKS,
+    STREAMS,
+    TENSORS,
+    Make,
+    alone,
+    altered,
+    blob,
+    bomb,
+    parameters,
+    planted,
+    tensorflow,
+)
+
+from coinbench.errors import DataError
+from coinbench.generators.convert import convert
+
+
+def refused(content: bytes, pieces: list[str], folder: Path) -> None:
+    path, out, before = folder / "file.pkl", folder / "out.safetensors", set(sys.modules)
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        convert(path, out)
+    assert caught.value.exit_code == 4
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < 600
+    for piece in pieces:
+        assert piece in message
+    assert "docs/weights.md" in message
+    assert [entry.name for entry in folder.iterdir()] == ["file.pkl"], "something was run or written"
+    assert not {"torch_utils", "dnnlib"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize(("make", "pieces"), CALLS.values(), ids=CALLS.keys())
+def test_code_in_a_file_of_weights(tmp_path: Path, make: Make, pieces: list[str]) -> None:
+    refused(make(tmp_path / "ran"), pieces, tmp_path)
+
+
+@pytest.mark.parametrize("make", [alone(bomb), planted(bomb), blob(lambda at: pickle.dumps(bomb(at)))])
+@pytest.mark.filterwarnings("ignore")
+def test_the_canary_sings(tmp_path: Path, make: Make) -> None:
+    # The files above do harm where Python's own reader takes them.
+    content = make(tmp_path / "ran")
+    with files.official_names(), suppress(Exception):
+        pickle.loads(content)
+    assert (tmp_path / "ran").is_dir()
+
+
+@pytest.mark.parametrize(("make", "pieces"), TENSORS.values(), ids=TENSORS.keys())
+def test_a_tensor_that_is_none(tmp_path: Path, make: Make, pieces: list[str]) -> None:
+    refused(make(tmp_path / "ran"), pieces, tmp_path)
+
+
+@pytest.mark.parametrize(("make", "pieces"), STREAMS.values(), ids=STREAMS.keys())
+def test_a_file_that_holds_no_weights(tmp_path: Path, make: Make, pieces: list[str]) -> None:
+    refused(make(tmp_path / "ran"), pieces, tmp_path)
+
+
+@pytest.mark.parametrize(("make", "pieces"), NETWORKS.values(), ids=NETWORKS.keys())
+def test_weights_of_another_network(tmp_path: Path, make: Make, pieces: list[str]) -> None:
+    refused(make(tmp_path / "ran"), pieces, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("kind", ["pickle", "state dict", "TensorFlow"])
+def test_a_download_that_was_cut(tmp_path: Path, kind: str, share: float) -> None:
+    content = _sound()[kind]
+    refused(content[: int(len(content) * share)], [], tmp_path)
+
+
+def _sound() -> dict[str, bytes]:
+    g = files.generator(3)
+    return {
+        "pickle": files.pickled(files.official(G_ema=files.record(g, files.ada_kwargs()))),
+        "state dict": files.saved(g.state_dict()),
+        "TensorFlow": tensorflow(lambda _: None)(Path()),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pickle", "state dict", "TensorFlow"])
+def test_changed_bytes(tmp_path: Path, kind: str) -> None:
+    """Converted, where a weight changed, or a DataError; never anything else."""
+    dice, content, refusals = random.Random(kind), _sound()[kind], 0
+    for _ in range(10):
+        changed = bytearray(content)
+        for place in (dice.randrange(len(changed)) for _ in range(3)):
+            changed[place] = dice.randrange(256)
+        (tmp_path / "file.pkl").write_bytes(changed)
+        try:
+            convert(tmp_path / "file.pkl", tmp_path / "out.safetensors")
+        except DataError:
+            refusals += 1
+    assert refusals > 0
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"file.pkl", "out.safetensors"}
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    return partial(in_process, capfd)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "hostile", "foreign"])
+def test_no_weights_on_the_command_line(cli: Cli, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.pkl"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "hostile":
+        path.write_bytes(planted(bomb)(tmp_path / "ran"))
+    elif kind == "foreign":
+        path.write_bytes(altered(lambda c: parameters(c).pop("const"))(tmp_path))
+    before = {entry.name for entry in tmp_path.iterdir()}
+    pieces = {"missing": "no such file", "folder": "is no file", "hostile": "nothing of it was run", "foreign": "lacks"}
+    one_line(cli("weights", "convert", "file.pkl", "out.safetensors"), 4, "file.pkl: ", pieces[kind])
+    assert {entry.name for entry in tmp_path.iterdir()} == before
+
+
+def test_weights_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file.pkl").write_bytes(_sound()["TensorFlow"])
+    (tmp_path / "taken").write_text("mine")
+    one_line(
+        cli("weights", "convert", "file.pkl", "taken/out.safetensors"), 1, "taken/out.safetensors: cannot be written"
+    )
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file.pkl", "taken"}
+    assert (tmp_path / "taken").read_text() == "mine"
