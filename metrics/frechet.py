@@ -38,7 +38,7 @@ FD_P = MetricSpec(
     bounds=(0.0, np.inf),
     higher_is_better=False,
     source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
-    protocol=f"features: spatial mean of the last map of the perceptual net p (fixed random weights); {_PROTOCOL}",
+    protocol=f"features: spatial mean of the last map of the perceptual net p; {_PROTOCOL}",
     null=_NULL,
 )
 FD_F = MetricSpec(

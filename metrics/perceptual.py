@@ -21,7 +21,7 @@ PD_P = MetricSpec(
     higher_is_better=False,
     source="docs/metrics.md 4, in the form of Zhang et al. 2018, eq. 1; not LPIPS",
     protocol=(
-        "x̃ against x in [-1, 1] under p, a net independent of f's classes with fixed random weights: squared "
+        "x̃ against x in [-1, 1] under p, a net that never saw a class (random weights, or trained on parts): squared "
         "difference of channel-normalised features, mean over space, sum over four maps; mean over the images of the "
         "test split, unaugmented; 95 % percentile bootstrap over images"
     ),
