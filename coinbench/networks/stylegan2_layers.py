@@ -27,9 +27,14 @@ def normalise_second_moment(x: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
 
 
 def rectify(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Apply the leaky rectifier to what its gain was multiplied with before, then cut to ± `clamp`."""
-    y = nn.functional.leaky_relu(x, SLOPE)
-    return y if clamp is None else y.clamp(-clamp, clamp)
+    """Apply the leaky rectifier, in place, to what its gain was multiplied with before, then cut to ± `clamp`.
+
+    Large maps cost more to allocate than to compute: `x` is the caller's own and not needed again.
+    """
+    y = nn.functional.leaky_relu(x, SLOPE, inplace=True)
+    if clamp is None:
+        return y
+    return y.clamp(-clamp, clamp) if y.requires_grad else y.clamp_(-clamp, clamp)
 
 
 class FullyConnected(nn.Module):
