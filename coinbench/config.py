@@ -39,7 +39,7 @@ class Config(BaseModel):
         return digest(self.key())
 
 
-_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title", "init"})
+_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title"})
 """How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from coinbench import registry, shipped
 from coinbench.config import Cell, digest
-from coinbench.errors import DataError
 
 EXHIBITS = 2
 """Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
 _TRAINING = (
-    *("training.py", "problem.py", "pretrain.py", "networks/*.py", "methods/losses.py"),
-    *("generators/gan_losses.py", "generators/ada.py", "generators/stylegan2_training.py", "generators/initial.py"),
+    *("training.py", "checkpoints.py", "problem.py", "models.py", "pretrain.py", "parts.py"),
+    *("networks/*.py", "methods/losses.py", "generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),
+    *("generators/stylegan2_config.py", "generators/stylegan2_training.py"),
 )
 """Source files of this package, besides its version, on which every trained network depends."""
 
@@ -47,16 +47,16 @@ def generator_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines G."""
     if found := shipped.find("generator", cell.problem.generator, cell):
         return digest("shipped", found.sha256)
-    config = cell.problem.generator
-    spec = registry.GENERATORS.load(config.net)
-    return digest(_seen(cell), config.key(), _core(), _source(spec.fit), _content(getattr(config, "init", None)))
+    spec = registry.GENERATORS.load(cell.problem.generator.net)
+    return digest(_seen(cell), cell.problem.generator.key(), _core(), _source(spec.fit))
 
 
 def fit_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines the trained network of a cell."""
     spec = registry.METHODS.load(cell.method.name)
     networks = (classifier_digest(cell), generator_digest(cell), perceptual_digest(cell), cell.problem.tap)
-    return digest(networks, cell.method.key(), cell.seed, _source(spec.fit))
+    # Of shipped networks the digests say nothing about the code that methods are trained with.
+    return digest(networks, cell.method.key(), cell.seed, _core(), _source(spec.fit))
 
 
 def evaluate_digest(cell: Cell) -> str:
@@ -76,24 +76,6 @@ def evaluate_digest(cell: Cell) -> str:
 def cell_digest(cell: Cell) -> str:
     """Return the name of a cell's folder: its numbers, and as what they are listed."""
     return digest(evaluate_digest(cell), cell.dataset, cell.variant)
-
-
-def _content(path: Any) -> str:
-    """Return the digest of a file of weights that a training starts from; where it lies does not count.
-
-    Raises:
-        DataError: it is not there or cannot be read; found out before anything is fitted.
-    """
-    if not isinstance(path, Path):
-        return ""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"problem.generator.init={path}: not readable ({error.strerror}); make it with `coinbench weights "
-            "convert`, or start from nothing with --set problem.generator.init=scratch"
-        ) from error
 
 
 def _seen(cell: Cell) -> Any:

@@ -24,14 +24,17 @@ def judge_by(f: Classifier, split: Split) -> Callable[[ImageGenerator], dict[str
     with torch.no_grad():
         parts = [f(batch.images).embedding.cpu().numpy() for batch in split.batches(BATCH)]
     real = statistics(np.concatenate(parts))
+    # A large G has no room for many images at once.
+    at_once = max(4, min(BATCH, 2**20 // split.pixels.shape[1] ** 2))
 
     @torch.no_grad()
     def judge(generator: ImageGenerator) -> dict[str, float]:
         embeddings, counts = [], np.zeros(f.n_classes)
         for part in range(SAMPLES // BATCH):
-            features = f(generator(generator.sample(BATCH, Rng(5).child("judge", part))))
-            embeddings.append(features.embedding.cpu().numpy())
-            counts += np.bincount(features.logits.argmax(1).cpu().numpy(), minlength=f.n_classes)
+            for w in generator.sample(BATCH, Rng(5).child("judge", part)).split(at_once):
+                features = f(generator(w))
+                embeddings.append(features.embedding.cpu().numpy())
+                counts += np.bincount(features.logits.argmax(1).cpu().numpy(), minlength=f.n_classes)
         share = 100 * counts / counts.sum()
         return {
             "fd_f": frechet(real, statistics(np.concatenate(embeddings))),

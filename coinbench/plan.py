@@ -133,7 +133,10 @@ def _experiment(dataset: str, methods: tuple[str, ...], changes: list[tuple[list
     nets = [value for keys, value in changes if keys == ["problem", "generator", "net"]]
     if nets and nets[-1] != base.problem.generator.net:
         # Another G has other settings; what is set of them comes on top.
-        base = other_generator(base, str(nets[-1]))
+        sizes = [value for keys, value in changes if keys == ["data", "size"] and isinstance(value, int)]
+        size = sizes[-1] if sizes else base.data.size
+        # A size out of range is refused when all settings are there.
+        base = other_generator(base, str(nets[-1]), max(16, min(size, 1024)))
     fields = registry.PROBLEMS.load(dataset).config.model_fields
     known = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     required = {name for name, field in fields.items() if field.is_required()}

@@ -96,18 +96,25 @@ def stylegan2(size: int, kimg: int, **changes: Any) -> GeneratorConfig:
     return registry.GENERATORS.load("stylegan2").config(**{**small, "train": train, **changes})
 
 
-def other_generator(experiment: Experiment, net: str) -> Experiment:
+def other_generator(experiment: Experiment, net: str, size: int) -> Experiment:
     """Return the experiment with another G: its small settings where there are some here, else its own defaults.
+
+    Args:
+        experiment: with the G that its preset has.
+        net: name of the other generator.
+        size: pixels a side of the images.
 
     Raises:
         UsageError: no generator has that name.
     """
     config = registry.GENERATORS.load(registry.GENERATORS.check(net)).config
     if net == "stylegan2":
-        chosen = stylegan2(experiment.data.size, kimg=200)
+        chosen = stylegan2(size, kimg=200)
+    elif net == "beta_vae":
+        chosen = beta_vae(1000)
     else:
-        usual = beta_vae(1000).model_dump(include=set(config.model_fields))
-        chosen = config(**{**usual, "net": net})
+        train = {"train": beta_vae(1000).train} if config.model_fields["train"].is_required() else {}
+        chosen = config(net=net, **train)
     problem = experiment.problem.model_copy(update={"generator": chosen})
     return experiment.model_copy(update={"problem": problem})
 

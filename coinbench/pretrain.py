@@ -143,6 +143,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
         if source.factors is None:
             raise UsageError(f"problem.perceptual.net=parts: {cell.dataset} does not tell the parts; use random")
         factors = torch.from_numpy(source.factors)
+        p.origin = "p trained on parts"
         stages["perceptual"] = stage(
             "perceptual", perceptual_digest(cell), p, lambda log: fit_parts(p, problem.perceptual, split, factors, log)
         )

@@ -12,6 +12,7 @@ from typing import Any
 from coinbench.cache import Cache
 from coinbench.errors import UsageError
 from coinbench.files import write_atomically
+from coinbench.generators.stylegan2 import NETWORKS
 from coinbench.log import Log
 from coinbench.plan import RunConfig, cells
 from coinbench.pretrain import WEIGHTS, Stage, make
@@ -33,6 +34,8 @@ def run(
     planned = cells(config, cache, Path("."))
     if len(config.experiments) > 1:
         raise UsageError(f"pretrain: one data set at a time, got {', '.join(config.experiments)}")
+    if len(variants := next(iter(config.experiments.values()))) > 1:
+        raise UsageError(f"pretrain: one variant at a time, got {', '.join(variants)}")
     cache.check_writable()
     # Trained here, whatever is shipped: that is what was asked for.
     tree = planned[0].cell.model_dump(mode="json")
@@ -50,8 +53,10 @@ def run(
             for number, handler in before.items():
                 signal.signal(number, handler)
     folder = cache.path(stage.kind, stage.digest)
+    whole = folder / NETWORKS
     if out is not None:
-        _copy(folder / WEIGHTS, out)
+        # Where a generator left G, D and the average, a later training can start from them.
+        _copy(whole if whole.is_file() else folder / WEIGHTS, out)
     return _told(kind, stage, folder, out, time.monotonic() - began)
 
 

@@ -230,6 +230,7 @@ METHOD = MethodSpec(
     notes=(
         "paper: Ψ on three taps, 3x3 maps, max-pooled linear Θ, linear Ω biased by w̄, all losses and their weights; "
         "public code: kernel sizes of the taps, pooling before Φ′, and all of --variant released; "
-        "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets"
+        "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets, "
+        "constant noise of G in training too (public code: random)"
     ),
 )

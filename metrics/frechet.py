@@ -148,14 +148,15 @@ class FrechetDistance(Metric):
         return features(problem.perceptual(images), problem.classifier(images))
 
     def _keep(self, arm: str, index: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        self._parts.append({"arm": np.full(len(index), arm), "index": index, **columns})
+        origin = np.full(len(index), self.evaluation.problem.perceptual.origin)
+        self._parts.append({"arm": np.full(len(index), arm), "index": index, **columns, "net": origin})
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
         """Return the distance of each arm to the originals, for p and for f."""
         rng = Rng(config.seed).child("bootstrap")
         rows = []
-        for spec, column in ((FD_P, "p"), (FD_F, "f")):
+        for spec, column, detail in ((FD_P, "p", str(records["net"][0])), (FD_F, "f", "")):
             arms = {
                 arm: records[column][records["arm"] == arm] for arm in ("real", "method", "mean image", "train images")
             }
@@ -166,5 +167,5 @@ class FrechetDistance(Metric):
                 ends = (np.nan, np.nan)
                 if arm == "method":
                     ends = interval(value, real, values, rng, config.bootstrap // 10)
-                rows.append(spec.score(value, ends, n=len(real), arm=arm))
+                rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail))
         return rows

@@ -21,7 +21,7 @@ PD_P = MetricSpec(
     higher_is_better=False,
     source="docs/metrics.md 4, in the form of Zhang et al. 2018, eq. 1; not LPIPS",
     protocol=(
-        "x̃ against x in [-1, 1] under p, a net that never saw a class (random weights, or trained on parts): squared "
+        "x̃ against x in [-1, 1] under p, a net that never saw a class: squared "
         "difference of channel-normalised features, mean over space, sum over four maps; mean over the images of the "
         "test split, unaugmented; 95 % percentile bootstrap over images"
     ),
@@ -57,7 +57,8 @@ class PerceptualDistance(Metric):
         for arm, maps in (("method", reconstruction), ("mean image", self._mean)):
             value = perceptual_distance(original, maps).double().cpu().numpy()
             index = trace.index.cpu().numpy()
-            self._parts.append({"arm": np.full(len(index), arm), "index": index, "value": value})
+            p = np.full(len(index), self.evaluation.problem.perceptual.origin)
+            self._parts.append({"arm": np.full(len(index), arm), "index": index, "value": value, "p": p})
 
     def records(self) -> Records:
         """Return the distance of each image in each arm."""
@@ -66,7 +67,8 @@ class PerceptualDistance(Metric):
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
         """Return the mean of each arm."""
+        detail = str(records["p"][0])
         return [
-            summarise(PD_P, records["value"][records["arm"] == arm], config, arm=arm)
+            summarise(PD_P, records["value"][records["arm"] == arm], config, arm=arm, detail=detail)
             for arm in ("method", "mean image")
         ]

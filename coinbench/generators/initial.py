@@ -1,4 +1,4 @@
-"""Fine-tuning: G, D and the average of G from a file that `coinbench weights convert` wrote."""
+"""Fine-tuning: G, D and the average of G from a file that `coinbench weights convert` or a training wrote."""
 
 from __future__ import annotations
 
@@ -46,13 +46,19 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, part: str) 
         DataError: names the tensors that do not, at most three of a kind.
     """
     own = network.state_dict()
+    _fit(own, tensors, path, part)
+    for name, value in own.items():
+        value.copy_(tensors[name])
+
+
+def _fit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, part: str) -> None:
+    if any(name.startswith("mapping.embed.") for name in tensors.keys() - own.keys()):
+        raise DataError(f"{path}: {part} is conditional (it has mapping.embed); only generators without labels serve")
     if wrong := misfits(own, tensors):
         raise DataError(
             f"{path}: {part} {wrong}; set problem.generator's resolution, base, most, depth, z_dim and w_dim "
             "to those of the file (`coinbench weights show FILE` lists them)"
         )
-    for name, value in own.items():
-        value.copy_(tensors[name])
 
 
 def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
@@ -76,10 +82,19 @@ def _few(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module) -> dict[str, Tensor] | None:
+def check_source(path: Path, network: nn.Module) -> None:
+    """Refuse a file whose G_ema does not fit.
+
+    Raises:
+        DataError: names the tensors.
+    """
+    _fit(network.state_dict(), read_parts(path)["G_ema"], path, "G_ema")
+
+
+def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module | None) -> dict[str, Tensor] | None:
     """Fill G and D, and return the state of the average of G; None when training begins anew.
 
-    A file without G starts G at its average; one without D keeps D as it is drawn.
+    A file without G starts G at its average; one without D keeps D as it is drawn. Without D given, D is not read.
 
     Raises:
         DataError: the file is damaged or of other networks.
@@ -92,6 +107,6 @@ def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module)
     average = {name: value.clone() for name, value in generator.state_dict().items()}
     if "G" in parts:
         fill(generator, parts["G"], path, "G")
-    if "D" in parts:
+    if "D" in parts and discriminator is not None:
         fill(discriminator, parts["D"], path, "D")
     return average

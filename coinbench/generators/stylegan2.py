@@ -10,15 +10,17 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
-from coinbench.errors import CoinbenchError
+from coinbench.errors import UsageError
 from coinbench.files import write_atomically
-from coinbench.generators.initial import start_from
+from coinbench.generators.initial import check_source, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import Duel, build_discriminator, check_precision
 from coinbench.log import Log
@@ -28,10 +30,11 @@ from coinbench.problem import Split, to_uint8
 from coinbench.rng import Rng, seeded
 from coinbench.specs import GeneratorSpec
 from coinbench.training import Rows, learning_rate
-from coinbench.weights import write
 
 BEST = "best.safetensors"
-"""The average of G with the least Fréchet distance on f so far, where f was at hand."""
+"""The average of G with the least Fréchet distance on f so far, where f was at hand; as `init` takes it."""
+NETWORKS = "networks.safetensors"
+"""G, D and the average of G at the end, as `init` takes them."""
 
 
 class StyleGAN2Generator(ImageGenerator):
@@ -76,11 +79,20 @@ class StyleGAN2Generator(ImageGenerator):
 
 
 def build(config: StyleGAN2Config, size: int, channels: int, rng: Rng) -> StyleGAN2Generator:
-    """Return the network at initialisation."""
-    settings = settle(config, size)
+    """Return the network at initialisation.
+
+    Raises:
+        UsageError: there are fewer channels than one.
+        DataError: `init` does not fit it.
+    """
+    settings, resolution = settle(config, size), resolution_of(config, size)
+    if settings.base < resolution:
+        raise UsageError(
+            f"problem.generator.base={settings.base}: leaves no channel at {resolution} px; set at least {resolution}"
+        )
     with seeded(rng.child("init")):
         network = StyleGAN2(
-            size=resolution_of(config, size),
+            size=resolution,
             channels=channels,
             z_dim=config.z_dim,
             w_dim=config.w_dim,
@@ -89,6 +101,9 @@ def build(config: StyleGAN2Config, size: int, channels: int, rng: Rng) -> StyleG
             most=config.most,
             clamp=config.clamp,
         )
+    if isinstance(config.init, Path):
+        # Before anything is fitted.
+        check_source(config.init, network)
     return StyleGAN2Generator(network, size, config)
 
 
@@ -98,7 +113,7 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     Leaves beside train.csv, every `judge_kimg`, a grid of samples, and the best average by Fréchet distance on f.
 
     Raises:
-        CoinbenchError: a loss is not finite; names step and terms.
+        CoinbenchError: a loss or a weight is not finite; names step and terms.
         DataError: `init` or the checkpoint does not fit this network.
         Interrupted: asked to stop; a checkpoint was written first.
     """
@@ -106,7 +121,7 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     check_precision(config, split.device)
     generator = network.network
     discriminator = build_discriminator(config, generator, rng)
-    average = start_from(config.init, generator, discriminator)
+    average = start_from(config.init, generator, discriminator if config.finetune else None)
     if average is not None and not config.finetune:
         network.load_state_dict(average)
         return
@@ -120,37 +135,30 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     began = saved = time.monotonic()
     for step in range(start, train.steps):
         if log.stop.is_set():
+            duel.check(step, log.stage)
             duel.save(path, step)
             log.check()
         duel.step(step, rng)
         done, seconds = step + 1, time.monotonic() - began
+        # Before a checkpoint that lies after it: what is judged late would be lost with a kill.
+        judge.after(done)
         due = time.monotonic() - saved >= train.checkpoint_seconds and done < train.steps
-        if done % train.log_every == 0 or done == train.steps or due:
-            terms = {name: float(value) for name, value in duel.terms.items()}
-            if not math.isfinite(math.fsum(terms.values())):
-                raise CoinbenchError(_not_finite(log, step, terms))
+        log_due = done % train.log_every == 0 or done == train.steps
+        if log_due or due:
+            terms = duel.check(step, log.stage)
             kimg = seconds / ((done - start) * train.batch / 1000)
+            if log_due:
+                rows.write(done, seconds, {"rate": learning_rate(train, step), **terms, "seconds per kimg": kimg})
+            text = f"{done * train.batch / 1000:.3g} kimg, p {terms['p']:.3f}, sign {terms['sign']:.2f}"
             left = seconds / (done - start) * (train.steps - done)
-            if done % train.log_every == 0 or done == train.steps:
-                values = {"rate": learning_rate(train, step), **terms, "seconds per kimg": kimg}
-                rows.write(done, seconds, values)
-            text = f"{done * train.batch / 1000:.0f} kimg, p {terms['p']:.3f}, sign {terms['sign']:.2f}"
             log.progress(done, train.steps, left, f"{text}, {kimg:.1f} s a kimg")
         if due:
             duel.save(path, done)
             saved = time.monotonic()
-        judge.after(done)
+    checkpoints.save(log.folder / NETWORKS, duel.networks(), {"kimg": f"{train.steps * train.batch / 1000:g}"})
     with torch.no_grad():
         network.load_state_dict(duel.average.state_dict())
     network.synthesis.low = None
-
-
-def _not_finite(log: Log, step: int, terms: dict[str, float]) -> str:
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    return (
-        f"{log.stage}: a loss is not finite near step {step} ({listed}); the last good checkpoint is kept in "
-        f"{log.folder}; lower problem.generator.train.lr or raise problem.generator.r1"
-    )
 
 
 class _Judge:
@@ -188,14 +196,16 @@ class _Judge:
         self.log.say(f"{kimg} kimg: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         first = next(iter(values.values()))
         if first < best:
-            state = {k: v.detach().cpu().contiguous().clone() for k, v in self.seen.state_dict().items()}
-            write(state, self.log.folder / BEST, {"kimg": kimg} | {k: f"{v:.6g}" for k, v in values.items()})
+            state = {f"G_ema.{k}": v for k, v in self.seen.state_dict().items()}
+            checkpoints.save(self.log.folder / BEST, state, {"kimg": kimg} | {k: f"{v:.6g}" for k, v in values.items()})
 
 
 @torch.no_grad()
 def save_grid(generator: ImageGenerator, path: Path, rng: Rng, side: int = 8) -> None:
     """Write side x side samples as one PNG, small ones enlarged by whole pixels."""
-    images = to_uint8(generator(generator.sample(side * side, rng)))
+    w = generator.sample(side * side, rng)
+    # Row by row: a large G has no room for all at once.
+    images = np.concatenate([to_uint8(generator(part)) for part in w.split(side)])
     height, width = images.shape[1:3]
     rows = images.reshape(side, side, height, width, -1).swapaxes(1, 2).reshape(side * height, side * width, -1)
     zoom = max(1, round(768 / rows.shape[0]))

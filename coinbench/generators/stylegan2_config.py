@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
+from coinbench.errors import DataError
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -16,7 +19,7 @@ class StyleGAN2Config(GeneratorConfig):
 
     net: str = "stylegan2"
     recipe: Literal["auto", "paper256", "stylegan2"] = "auto"
-    """Published settings: auto (paper of VisCoIN), paper256 (its CelebA-HQ checkpoint), stylegan2."""
+    """Published numbers, but for batch and rate: auto (paper of VisCoIN), paper256 (its CelebA-HQ G), stylegan2."""
     resolution: int | None = Field(default=None, ge=16, le=1024)
     """Pixels a side that G draws, a power of two; default: the next one from the images' size."""
     crop: Literal["none", "wide"] = "none"
@@ -68,6 +71,18 @@ class StyleGAN2Config(GeneratorConfig):
     train: TrainConfig = TrainConfig(steps=62_500, batch=16, lr=2.5e-3, betas=(0.0, 0.99))
     """steps x batch images; the rate, its schedule, and Adam's betas before lazy regularisation corrects them."""
 
+    def key(self) -> dict[str, Any]:
+        """Return what determines G: of a file its content, not where it lies; not when it is looked at.
+
+        Raises:
+            DataError: the file is not there or cannot be read; found out before anything is fitted.
+        """
+        key = super().key()
+        del key["judge_kimg"]
+        if isinstance(self.init, Path):
+            key["init"] = _content(self.init)
+        return key
+
     @field_validator("resolution")
     @classmethod
     def _power(cls, value: int | None) -> int | None:
@@ -102,6 +117,24 @@ class StyleGAN2Config(GeneratorConfig):
         if self.train.batch % group:
             raise ValueError(f"batch {self.train.batch} does not divide into groups of {group} (minibatch deviation)")
         return self
+
+
+def _content(path: Path) -> str:
+    try:
+        state = path.stat()
+        return _sha256(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise DataError(
+            f"problem.generator.init={path}: not readable ({error.strerror}); make it with `coinbench weights "
+            "convert`, or set it to scratch"
+        ) from error
+
+
+@lru_cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    """Return the digest of a file, read once as long as its size and time stay."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coinbench import checkpoints
 from coinbench.config import TrainConfig
-from coinbench.errors import DataError, UsageError
+from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.generators import gan_losses
 from coinbench.generators.ada import Controller, Strengths, augment
 from coinbench.generators.stylegan2_config import Settings, StyleGAN2Config, settle
@@ -103,7 +105,7 @@ class Duel:
         """Do step `number` (0-based): G, its path lengths, D, its R1, the average, p."""
         config = self.config
         self._set_rates(number)
-        dice = rng.child("step", number).torch()
+        dice = self._dice(rng.child("step", number))
         rows = self.split.rows(number, config.train.batch, rng.child("data"))
         self._teach_generator(dice)
         if config.path and number % PATH_EVERY == 0:
@@ -118,6 +120,12 @@ class Duel:
                 self.controller.p = 0.0
             self.terms["p"] = self.controller.p
 
+    def _dice(self, rng: Rng) -> torch.Generator:
+        """Return what draws on the device itself: noise is more than half a million numbers an image at 256 px."""
+        if self.device.type == "cpu":
+            return rng.torch()
+        return torch.Generator(self.device).manual_seed(rng.key)
+
     def _set_rates(self, number: int) -> None:
         rate = learning_rate(self.config.train, number) / self.config.train.lr
         for adam, every in (
@@ -130,21 +138,24 @@ class Duel:
     def _latents(self, n: int, dice: torch.Generator, *, track: bool = False) -> Float[Tensor, "n L V"]:
         """Map z of two draws to w and mix them; `track` moves w̄."""
         mapping, styles = self.generator.mapping, self.generator.n_styles
-        z = torch.randn(2 * n, self.generator.z_dim, generator=dice).to(self.device)
+        z = torch.randn(2 * n, self.generator.z_dim, generator=dice, device=self.device)
         first, second = mapping(z).chunk(2)
         if track:
             mapping.track(first)
-        cuts = gan_losses.draw_cuts(n, styles, self.config.mixing, dice).to(self.device)
+        cuts = gan_losses.draw_cuts(n, styles, self.config.mixing, dice)
         return gan_losses.mix(first, second, cuts, styles)
 
     def _augment(self, images: Tensor, dice: torch.Generator) -> Tensor:
         return augment(images, self.controller.p, dice, self.strengths)
 
-    def _real(self, rows) -> Float[Tensor, "B C H W"]:
-        images = to_float(self.split.pixels[rows]).to(self.device)
-        if images.shape[2] != self.generator.size:
-            images = nn.functional.interpolate(images, size=self.generator.size, mode="bilinear", antialias=True)
-        return images
+    def _real(self, rows: Int[np.ndarray, "B"]) -> Float[Tensor, "B C H W"]:
+        """Return images as G draws them: at its resolution, between black bars where only the middle is shown."""
+        images, side = to_float(self.split.pixels[rows]).to(self.device), self.generator.size
+        border = side // 8 if self.config.crop == "wide" else 0
+        shape = (side - 2 * border, side)
+        if images.shape[2:] != shape:
+            images = nn.functional.interpolate(images, size=shape, mode="bilinear", antialias=True)
+        return nn.functional.pad(images, (0, 0, border, border), value=-1.0)
 
     def _teach_generator(self, dice: torch.Generator) -> None:
         w = self._latents(self.config.train.batch, dice, track=True)
@@ -156,12 +167,12 @@ class Duel:
     def _smooth_paths(self, dice: torch.Generator) -> None:
         w = self._latents(max(1, self.config.train.batch // 2), dice)
         images = self.generator.synthesis(w, "random", dice)
-        noise = torch.randn(images.shape, generator=dice).to(self.device)
+        noise = torch.randn(images.shape, generator=dice, device=self.device)
         penalty, self.mean_path = gan_losses.path_penalty(gan_losses.path_lengths(images, w, noise), self.mean_path)
         self.terms["path"] = penalty.detach()
         self._descend(self.adam_g, self.of_g, penalty * (self.config.path * PATH_EVERY))
 
-    def _teach_discriminator(self, rows, dice: torch.Generator) -> None:
+    def _teach_discriminator(self, rows: Int[np.ndarray, "B"], dice: torch.Generator) -> None:
         with torch.no_grad():
             fake = self.generator.synthesis(self._latents(len(rows), dice), "random", dice)
             fake = self._augment(fake, dice)
@@ -172,7 +183,7 @@ class Duel:
         self.terms["discriminator"] = loss.detach()
         self._descend(self.adam_d, self.of_d, loss)
 
-    def _flatten_discriminator(self, rows, dice: torch.Generator) -> None:
+    def _flatten_discriminator(self, rows: Int[np.ndarray, "B"], dice: torch.Generator) -> None:
         images = self._flip(self._real(rows), dice).requires_grad_(True)
         # R1 is of the images themselves: its gradient goes through the augmentation twice.
         logits = self.discriminator(self._augment(images, dice))
@@ -185,7 +196,7 @@ class Duel:
         """Mirror every second image at random, where the data set's images may be mirrored."""
         if not self.split.flip:
             return images
-        mirrored = torch.rand(len(images), generator=dice).to(self.device) < 0.5
+        mirrored = torch.rand(len(images), generator=dice, device=self.device) < 0.5
         return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
     def _descend(self, adam: torch.optim.Adam, parameters: list[nn.Parameter], loss: Tensor) -> None:
@@ -208,6 +219,27 @@ class Duel:
         for name, buffer in self.average.named_buffers():
             if name in state:
                 buffer.copy_(state[name])
+
+    def check(self, step: int, stage: str) -> dict[str, float]:
+        """Return the latest terms, all finite, as are the weights of G and D.
+
+        Raises:
+            CoinbenchError: one is not; names step and terms.
+        """
+        terms = {name: float(value) for name, value in self.terms.items()}
+        sound = all(bool(p.isfinite().all()) for p in (*self.of_g, *self.of_d))
+        if not (sound and math.isfinite(math.fsum(terms.values()))):
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            raise CoinbenchError(
+                f"{stage}: a loss or a weight is not finite near step {step} ({listed}); the last good checkpoint is "
+                "kept; lower problem.generator.train.lr or raise problem.generator.r1"
+            )
+        return terms
+
+    def networks(self) -> dict[str, Tensor]:
+        """Return G, D and the average of G under the names of converted files, which training can start from."""
+        parts = {"G_ema": self.average, "G": self.generator, "D": self.discriminator}
+        return {f"{part}.{k}": v for part, network in parts.items() for k, v in network.state_dict().items()}
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}

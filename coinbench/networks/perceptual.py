@@ -25,6 +25,8 @@ class PerceptualNet(nn.Module):
         """Draw the weights from `rng` (He initialisation)."""
         super().__init__()
         self.channels = channels
+        self.origin = "p with random weights"
+        """What kind of p it is; part of the protocol of each distance in its features."""
         widths = [channels, width, 2 * width, 4 * width, 4 * width]
         self.stages = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(pairwise(widths))
