@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from coinbench.errors import DataError, UsageError
 from coinbench.generators.convert import NVIDIA, convert, describe
 from coinbench.generators.initial import fill, read_parts, start_from
 from coinbench.generators.shapes import arguments_of, expected
+from coinbench.generators.stylegan2_config import StyleGAN2Config
 from coinbench.networks import fir
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.networks.stylegan2_discriminator import Discriminator
@@ -272,6 +274,10 @@ def test_convert_and_show(cli: Cli, tmp_path: Path) -> None:
     assert shown.out == ran.out
     for piece in ("G_ema", "size 16", "depth 2", "clamp 256.0", "cub.pkl", "research or evaluation only"):
         assert piece in shown.out
+    flags = dict(re.findall(r"--set problem\.generator\.(\w+)=(\S+)", shown.out))
+    own = {"resolution": 16, "z_dim": 6, "w_dim": 5, "depth": 2, "base": 64, "most": 8, "clamp": 256.0}
+    assert flags == {"net": "stylegan2", **{name: str(value) for name, value in own.items()}}
+    StyleGAN2Config.model_validate(flags)
     told = json.loads(cli("weights", "show", "deep/g.safetensors", "--json").out)
     assert told == describe(Path("deep/g.safetensors"))
     with safe_open(tmp_path / "deep/g.safetensors", framework="pt") as file:

@@ -263,6 +263,7 @@ def as_text(found: dict[str, Any]) -> str:
         part: f"{held['values']:,} values in {held['tensors']} tensors" for part, held in found["networks"].items()
     }
     lines |= {
+        "use with": _flags(found["arguments"]),
         "generator": settings(found["arguments"]),
         "discriminator": settings(found["discriminator"]),
         "from": f"{found['file']} ({found['format']})",
@@ -273,6 +274,15 @@ def as_text(found: dict[str, Any]) -> str:
         "converted by": f"coinbench {found['coinbench']}",
     }
     return "\n".join([found["path"], *(f"  {name:<14} {_line(text)}" for name, text in lines.items() if text)])
+
+
+def _flags(arguments: dict[str, Any]) -> str:
+    """Return the settings with which coinbench can use G; empty where it cannot, since G takes labels."""
+    settings = {"resolution": "size"} | {name: name for name in ("z_dim", "w_dim", "depth", "base", "most", "clamp")}
+    if arguments.get("c_dim") != 0 or not arguments.keys() >= {*settings.values()}:
+        return ""
+    given = {"net": "stylegan2"} | {name: json.dumps(arguments[own]) for name, own in settings.items()}
+    return " ".join(f"--set problem.generator.{name}={value}" for name, value in given.items())
 
 
 def _line(text: str) -> str:
