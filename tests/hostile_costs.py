@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import published_files as files
 import torch
-from hostile_files import Call, Make, altered, parameters, planted, rebuilt, storage, tensorflow, variable
+from hostile_files import Call, Make, altered, parameters, rebuilt, storage, tensorflow, variable
 
 from coinbench.generators.published_tensorflow import CLASS
 
@@ -72,22 +72,25 @@ def _one_array(networks: Any) -> None:
 
 
 def called(argument: bytes) -> Make:
-    """A call of TensorFlow's class with an argument."""
-    name = CLASS.rpartition(".")
-    return lambda _: b"\x80\x02c" + name[0].encode() + b"\n" + name[2].encode() + b"\n" + argument + b"\x85R."
+    """Three networks, each made by a call of TensorFlow's class with an argument."""
+    module, _, name = CLASS.rpartition(".")
+    network = f"c{module}\n{name}\n".encode() + argument + b"\x85R"
+    return lambda _: b"\x80\x02" + network * 3 + b"\x87."
 
 
 COSTS: dict[str, tuple[Make, list[str]]] = {
     "sets of one list": (_sets, ["more operations"]),
     "a stream read again": (_streams, ["unfold to more than the file holds"]),
     "places in the memo": (_colliding, ["PUT"]),
-    "numbers that collide": (altered(lambda c: c.update({(1 << 61) - 1: 1})), ["a key that is neither"]),
-    "a key of bytes": (altered(lambda c: c.update({b"a": 1})), ["a key that is neither"]),
+    "numbers that collide": (
+        altered(lambda c: c["training_set_kwargs"].update({(1 << 61) - 1: 1})),
+        ["a key that is neither"],
+    ),
+    "a key of bytes": (altered(lambda c: c["training_set_kwargs"].update({b"a": 1})), ["a key that is neither"]),
     "dimensions of an array": (_array((1,) * 2000), ["shape or type is damaged"]),
     "sizes of an array": (_array((1 << 2000, 1)), ["shape or type is damaged"]),
     "sizes of a tensor": (rebuilt(0, (1 << 2000, 1), (1, 1)), ["enormous"]),
     "offset of a tensor": (rebuilt(1 << 2000, (1, 1), (1, 1)), ["enormous"]),
-    "dimensions of a tensor": (rebuilt(0, (1,) * 2000, (1,) * 2000), ["shape is damaged"]),
     "modules that share": (altered(_shared), ["more tensors than"]),
     "a module with many": (
         altered(lambda c: parameters(c).update({f"p{i}": None for i in range(2000)})),
@@ -111,7 +114,6 @@ COSTS: dict[str, tuple[Make, list[str]]] = {
         altered(lambda c: _synthesis(c).update(resample_filter=(torch.ones(2), 3, 3, 1))),
         ["resample_filter of type tuple"],
     ),
-    "a tensor in the arguments": (planted(lambda _: (torch.ones(2),)), ["no tensor at"]),
 }
 
 

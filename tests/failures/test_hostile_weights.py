@@ -104,7 +104,7 @@ def test_a_damaged_file_of_an_older_torch(tmp_path: Path, make: Make, pieces: li
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.9999])
-@pytest.mark.parametrize("kind", ["pickle", "state dict", "TensorFlow"])
+@pytest.mark.parametrize("kind", ["pickle", "state dict", "older state dict", "TensorFlow"])
 def test_a_download_that_was_cut(tmp_path: Path, kind: str, share: float) -> None:
     content = _sound()[kind]
     refused(content[: int(len(content) * share)], [], tmp_path)
@@ -115,11 +115,12 @@ def _sound() -> dict[str, bytes]:
     return {
         "pickle": files.pickled(files.official(G_ema=files.record(g, files.ada_kwargs()))),
         "state dict": files.saved(g.state_dict()),
+        "older state dict": files.older(g.state_dict()),
         "TensorFlow": tensorflow(lambda _: None)(Path()),
     }
 
 
-@pytest.mark.parametrize("kind", ["pickle", "state dict", "TensorFlow"])
+@pytest.mark.parametrize("kind", ["pickle", "state dict", "older state dict", "TensorFlow"])
 def test_changed_bytes(tmp_path: Path, kind: str) -> None:
     """Converted, where a weight changed, or a DataError; never anything else."""
     dice, content, refusals = random.Random(kind), _sound()[kind], 0
