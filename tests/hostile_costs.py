@@ -71,6 +71,14 @@ def _one_array(networks: Any) -> None:
     parts["variables"] = [(f"{side}x{side}/Conv0_up/weight", value) for side in (8, 16, 32, 64, 128, 256, 512, 1024)]
 
 
+def _entries(_: Path) -> bytes:
+    """A zip file whose directory has very many entries."""
+    entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[0] * 9, 1, *[0] * 6) + b"a"
+    directory = entry * 200_000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, len(directory), 4, 0)
+    return b"PK\x03\x04" + directory + end
+
+
 def called(argument: bytes) -> Make:
     """Three networks, each made by a call of TensorFlow's class with an argument."""
     module, _, name = CLASS.rpartition(".")
@@ -81,6 +89,7 @@ def called(argument: bytes) -> Make:
 COSTS: dict[str, tuple[Make, list[str]]] = {
     "sets of one list": (_sets, ["more operations"]),
     "a stream read again": (_streams, ["unfold to more than the file holds"]),
+    "a zip of many entries": (_entries, ["longer directory"]),
     "places in the memo": (_colliding, ["PUT"]),
     "numbers that collide": (
         altered(lambda c: c["training_set_kwargs"].update({(1 << 61) - 1: 1})),

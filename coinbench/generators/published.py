@@ -93,11 +93,9 @@ def names(budget: Budget) -> Callable[..., frozenset[str]]:
     """Return what makes a set of names, each of which costs an operation: a file may ask for it again and again."""
 
     def make(given: Any = ()) -> frozenset[str]:
-        if not isinstance(given, (list, tuple)):
+        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
             raise Refused("holds a set of what are no names")
-        budget.operate(len(given))
-        if not all(isinstance(name, str) for name in given):
-            raise Refused("holds a set of what are no names")
+        budget.operations -= len(given)
         return frozenset(given)
 
     return make

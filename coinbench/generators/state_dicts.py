@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BufferedReader
 from mmap import mmap
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -22,12 +23,29 @@ from coinbench.generators.stored_tensors import STORAGES, begin, claim, outside,
 from coinbench.generators.unpickle import Budget, Machine, Refused, printable, quoted, shown
 
 _ENTRIES = 20_000
+_DIRECTORY = 8 * 1024**2
+"""Bytes of a zip file's directory, of which each may cost many in memory; those of state dicts have less than 1 MB."""
 _CALLS: Mapping[str, Callable[..., Any] | None] = {
     **dict.fromkeys(STORAGES),
     "collections.OrderedDict": dict_without_content,
     "torch._utils._rebuild_parameter": parameter,
     "torch._utils._rebuild_tensor_v2": view,
 }
+
+
+class _Guarded:
+    """A file that hands out no more than `most` bytes at once."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self.file, self.most = file, _DIRECTORY
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.most:
+            raise Refused("is a zip file with a longer directory than any state dict has")
+        return self.file.read(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def read_state_dicts(
@@ -39,7 +57,10 @@ def read_state_dicts(
         Refused: no such file, or one that holds more than tensors.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        guarded = _Guarded(file)
+        # It reads the directory at once, and makes an object of each entry.
+        with zipfile.ZipFile(cast(Any, guarded)) as archive:
+            guarded.most = sys.maxsize
             found = _unpickle(archive, budget)
     # zipfile passes on whatever a damaged directory makes of its arithmetic.
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:

@@ -55,12 +55,6 @@ class Budget:
         """
         return cls(4 * size)
 
-    def operate(self, count: int = 1) -> None:
-        """Count operations."""
-        self.operations -= count
-        if self.operations < 0:
-            raise Refused("has more operations than any file of weights")
-
     def copy(self, size: int) -> None:
         """Count bytes before they are copied."""
         self.room -= size
@@ -102,7 +96,7 @@ class Machine:
                 if first and name != "PROTO":
                     break
                 first = False
-                self.budget.operate()
+                self.budget.operations -= 1
                 if name == "STOP":
                     return self._pop()
                 # The commonest here, and not each in a function of its own, which would take most of the time.
@@ -120,8 +114,8 @@ class Machine:
                     _STEPS[name](self, argument)
                 elif name not in ("PROTO", "FRAME"):
                     raise Refused(f"uses the operation {name}, which no file of weights needs")
-                if len(self.memo) > REMEMBERED:
-                    raise Refused("remembers more than any file of weights")
+                if self.budget.operations < 0 or len(self.memo) > REMEMBERED:
+                    raise Refused("has more operations or remembers more than any file of weights")
                 if len(self.stack) > WAITING or len(self.marks) > NESTED:
                     raise Refused("is nested deeper than any file of weights")
         except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
