@@ -221,6 +221,13 @@ def saved(content: Any) -> bytes:
     return stream.getvalue()
 
 
+def older(content: Any) -> bytes:
+    """What torch.save wrote before version 1.6."""
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
 # TensorFlow: height, width, in, out; matrices in, out; doubling filters mirrored; biases of styles less 1.
 
 

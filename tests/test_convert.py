@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import published_files as files
 import pytest
@@ -21,9 +22,12 @@ from coinbench.errors import DataError, UsageError
 from coinbench.generators.convert import NVIDIA, convert, describe
 from coinbench.generators.initial import fill, read_parts, start_from
 from coinbench.generators.shapes import arguments_of, expected
+from coinbench.generators.stylegan2_config import StyleGAN2Config
 from coinbench.networks import fir
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.networks.stylegan2_discriminator import Discriminator
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def converted(path: Path, only: tuple[str, ...] = ()) -> dict[str, dict[str, Tensor]]:
@@ -184,10 +188,11 @@ def _plain() -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.parametrize("save", [files.saved, files.older])
 @pytest.mark.parametrize("kind", ["flat", "nested", "official names"])
-def test_state_dict(tmp_path: Path, kind: str) -> None:
+def test_state_dict(tmp_path: Path, kind: str, save: Callable[[Any], bytes]) -> None:
     path = tmp_path / "state.pt"
-    path.write_bytes(files.saved(_plain()[kind]))
+    path.write_bytes(save(_plain()[kind]))
     found = converted(path)
     same(found["G_ema"], files.generator(3))
     if kind == "flat":
@@ -201,7 +206,8 @@ def test_state_dict(tmp_path: Path, kind: str) -> None:
     assert told["not_converted"] == (["iteration"] if kind == "nested" else [])
 
 
-def test_tensors_that_share_or_skip_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save", [files.saved, files.older])
+def test_tensors_that_share_or_skip_values(tmp_path: Path, save: Callable[[Any], bytes]) -> None:
     # As a state dict may hold them: transposed, and parts of one storage.
     state = dict(files.generator(3).state_dict())
     weight = state["mapping.fc1.weight"]
@@ -209,8 +215,19 @@ def test_tensors_that_share_or_skip_values(tmp_path: Path) -> None:
     state |= {"mapping.fc0.bias": both[:, 0], "mapping.fc1.bias": both[:, 1]}
     state["mapping.fc1.weight"] = weight.t().contiguous().t()
     path = tmp_path / "state.pt"
-    path.write_bytes(files.saved(state))
+    path.write_bytes(save({"g_ema": state, "g": state}))
     same(converted(path)["G_ema"], files.generator(3))
+
+
+def numbered(network: N) -> N:
+    """Give a network without values some that differ within and between its tensors."""
+    network.requires_grad_(False).to_empty(device="cpu")
+    for i, (name, value) in enumerate(network.state_dict().items()):
+        if name.endswith("resample_filter"):
+            value.copy_(fir.kernel())
+        else:
+            value.copy_(torch.arange(i, i + value.numel(), dtype=torch.float32).reshape(value.shape))
+    return network
 
 
 @pytest.mark.parametrize(("depth", "recipe"), [(2, "auto"), (8, "paper256")])
@@ -226,14 +243,16 @@ def test_published_sizes(tmp_path: Path, depth: int, recipe: str) -> None:
         assert shapes == {name: value.shape for name, value in network.state_dict().items()}
     # 22.7 million values of synthesis, and the mapping's (Karras et al. 2020).
     assert sum(p.numel() for p in g.synthesis.parameters()) == pytest.approx(22.67e6, rel=1e-3)
-    for value in g.parameters():
-        value.requires_grad_(False)
-    network = g.to_empty(device="cpu")
-    for name, value in network.state_dict().items():
-        value.copy_(fir.kernel() if name.endswith("resample_filter") else torch.tensor(0.5))
     kwargs = files.ada_kwargs(**full, depth=depth, z_dim=512, w_dim=512)
-    path = files.write(tmp_path / f"{recipe}.pkl", files.official(G_ema=files.record(network, kwargs)))
-    same(converted(path)["G_ema"], network)
+    networks = {"G_ema": files.record(numbered(g), kwargs)}
+    if recipe == "auto":
+        networks["D"] = files.record(numbered(d), files.d_kwargs(**full))
+    path = files.write(tmp_path / f"{recipe}.pkl", files.official(**networks))
+    found = converted(path)
+    assert found.keys() == networks.keys()
+    same(found["G_ema"], g)
+    if "D" in found:
+        same(found["D"], d)
     assert describe(tmp_path / "out.safetensors")["arguments"]["depth"] == depth
 
 
@@ -255,6 +274,10 @@ def test_convert_and_show(cli: Cli, tmp_path: Path) -> None:
     assert shown.out == ran.out
     for piece in ("G_ema", "size 16", "depth 2", "clamp 256.0", "cub.pkl", "research or evaluation only"):
         assert piece in shown.out
+    flags = dict(re.findall(r"--set problem\.generator\.(\w+)=(\S+)", shown.out))
+    own = {"resolution": 16, "z_dim": 6, "w_dim": 5, "depth": 2, "base": 64, "most": 8, "clamp": 256.0}
+    assert flags == {"net": "stylegan2", **{name: str(value) for name, value in own.items()}}
+    StyleGAN2Config.model_validate(flags)
     told = json.loads(cli("weights", "show", "deep/g.safetensors", "--json").out)
     assert told == describe(Path("deep/g.safetensors"))
     with safe_open(tmp_path / "deep/g.safetensors", framework="pt") as file:
@@ -296,5 +319,5 @@ def test_show_of_another_file(cli: Cli, tmp_path: Path, kind: str) -> None:
     if kind == "text":
         path.write_text("weights")
     elif kind == "foreign":
-        save_file({"a": torch.zeros(math.prod((2, 3)))}, path)
+        save_file({"a": torch.zeros(6)}, path)
     one_line(cli("weights", "show", "g.safetensors"), 4, "g.safetensors", "coinbench weights convert FILE")

@@ -7,8 +7,10 @@ import importlib.metadata
 import json
 import math
 import mmap
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from coinbench.generators.initial import PARTS, misfits
 from coinbench.generators.published import Module, Network
 from coinbench.generators.published_tensorflow import TensorflowNetwork
 from coinbench.generators.shapes import expected
-from coinbench.generators.state_dicts import read_state_dicts
-from coinbench.generators.stored_tensors import tensor_calls
+from coinbench.generators.state_dicts import read_older, read_state_dicts
+from coinbench.generators.stored_tensors import OLDER, tensor_calls
 from coinbench.generators.unpickle import Budget, Machine, Refused, printable
 from coinbench.networks import fir
 
@@ -39,6 +41,8 @@ NVIDIA = (
     "NVIDIA Source Code License: use for research or evaluation only; keep this notice and the licence's text "
     "(LICENSE.txt of the repository that published the file) with every copy"
 )
+_REST = 100
+"""Names that are noted of what is not converted; published files have two."""
 UNKNOWN = "unknown: ask whoever published the file"
 _KINDS = {"G_ema": "Generator", "G": "Generator", "D": "Discriminator"}
 
@@ -74,15 +78,15 @@ def convert(path: Path, out: Path, only: tuple[str, ...] = ()) -> None:
             raise unknown("network", name, list(PARTS))
     if only and "G_ema" not in only:
         raise UsageError("--networks: G_ema is always needed; add it")
-    if not path.is_file():
-        why = "is no file" if path.exists() else "no such file"
-        raise DataError(f"{path}: {why}; give the path of a file that you downloaded")
-    if out.exists() and out.samefile(path):
-        raise UsageError(f"{out}: would replace what is converted; choose another name")
     try:
+        if not path.is_file():
+            why = "is no file" if path.exists() else "no such file"
+            raise DataError(f"{path}: {why}; give the path of a file that you downloaded")
+        # Unlike the method, it is silent about an output in a folder that cannot be read.
+        if os.path.exists(out) and out.samefile(path):
+            raise UsageError(f"{out}: would replace what is converted; choose another name")
         with path.open("rb") as file:
-            sha256, source = _read(path, file, only or PARTS)
-        tensors = _checked(source.networks)
+            sha256, source, tensors = _read(file, only or PARTS)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Refused as error:
@@ -90,7 +94,7 @@ def convert(path: Path, out: Path, only: tuple[str, ...] = ()) -> None:
     weights.write(tensors, out, _metadata(path, sha256, source))
 
 
-def _read(path: Path, file: BufferedReader, wanted: tuple[str, ...]) -> tuple[str, _Source]:
+def _read(file: BufferedReader, wanted: tuple[str, ...]) -> tuple[str, _Source, dict[str, Tensor]]:
     size = file.seek(0, 2)
     file.seek(0)
     if not size:
@@ -99,16 +103,23 @@ def _read(path: Path, file: BufferedReader, wanted: tuple[str, ...]) -> tuple[st
         raise Refused(f"has {size:,} bytes, more than any file of StyleGAN2")
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     budget = Budget.of(size)
+    source = _source(file, budget, wanted)
+    return sha256, source, _checked(source.networks, budget)
+
+
+def _source(file: BufferedReader, budget: Budget, wanted: tuple[str, ...]) -> _Source:
     file.seek(0)
-    if file.read(4) == b"PK\x03\x04":
-        networks, rest = read_state_dicts(path, budget, wanted)
-        return sha256, _Source("state dict", networks, rest, UNKNOWN)
-    calls = {**tensor_calls(budget), **published.calls(), **published_tensorflow.calls()}
+    start = file.read(len(OLDER))
+    if start.startswith(b"PK\x03\x04"):
+        return _Source("state dict", *read_state_dicts(file, budget, wanted), UNKNOWN)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        return sha256, _recognise(Machine(budget, calls).run(stream), wanted)
+        if start == OLDER:
+            return _Source("state dict before torch 1.6", *read_older(stream, budget, wanted), UNKNOWN)
+        calls = {**tensor_calls(budget), **published.calls(budget), **published_tensorflow.calls()}
+        return _recognise(Machine(budget, calls).run(stream), wanted, budget)
 
 
-def _recognise(found: Any, wanted: tuple[str, ...]) -> _Source:
+def _recognise(found: Any, wanted: tuple[str, ...], budget: Budget) -> _Source:
     """Tell apart what the PyTorch code pickles, a dictionary, and the TensorFlow code, a triple.
 
     Raises:
@@ -119,7 +130,8 @@ def _recognise(found: Any, wanted: tuple[str, ...]) -> _Source:
         networks = _networks(found, published.recorded, wanted)
         return _Source("pickle of the PyTorch code", networks, rest, NVIDIA)
     if type(found) is tuple and len(found) == 3 and all(isinstance(part, TensorflowNetwork) for part in found):
-        networks = _networks(dict(zip(PARTS, found, strict=True)), published_tensorflow.recorded, wanted)
+        read = partial(published_tensorflow.recorded, budget=budget)
+        networks = _networks(dict(zip(PARTS, found, strict=True)), read, wanted)
         return _Source("pickle of the TensorFlow code", networks, [], NVIDIA)
     raise Refused("holds no network G_ema as NVIDIA's StyleGAN2 code pickles it")
 
@@ -133,7 +145,9 @@ def _networks(
             try:
                 networks[part] = read(found[part], _KINDS[part])
             except Refused as error:
-                raise error if part == "G_ema" else _without(part, str(error)) from error
+                if part == "G_ema":
+                    raise
+                raise _without(part, str(error)) from error
     return networks
 
 
@@ -142,11 +156,12 @@ def _without(part: str, reason: str) -> Refused:
     return Refused(f"{reason}; leave {part} out with --networks {others}, or")
 
 
-def _checked(networks: dict[str, Network]) -> dict[str, Tensor]:
+def _checked(networks: dict[str, Network], budget: Budget) -> dict[str, Tensor]:
     """Return the tensors of all networks, each of which fits its network by name, shape and type.
 
     Raises:
-        Refused: names up to three that do not, or a value that makes a network useless.
+        Refused: names up to three that do not, or a value that makes a network useless, or they share so many values
+            that the output would be much larger than the file.
     """
     if "G_ema" not in networks:
         raise Refused("holds no network G_ema")
@@ -160,6 +175,7 @@ def _checked(networks: dict[str, Network]) -> dict[str, Tensor]:
         if wrong := misfits(expected(network.arguments, _KINDS[part]), named):
             raise Refused(f"{part} {wrong}")
         for name, value in network.tensors.items():
+            budget.copy(value.nbytes)
             if not value.isfinite().all():
                 raise Refused(f"{part} holds values in {name} that are NaN or infinite")
             if name.endswith(".resample_filter") and not torch.allclose(value, fir.kernel(), rtol=0, atol=1e-6):
@@ -177,7 +193,7 @@ def _metadata(path: Path, sha256: str, source: _Source) -> dict[str, str]:
         "format": source.format,
         "source_sha256": json.dumps(sorted(frozenset().union(*(part.sources for part in networks.values())))),
         "arguments": _ordered(networks["G_ema"].arguments),
-        "not_converted": json.dumps(source.rest),
+        "not_converted": json.dumps(source.rest[:_REST]),
         "licence": source.licence,
     }
     if "D" in networks:
@@ -197,8 +213,8 @@ def describe(path: Path) -> dict[str, Any]:
         DataError: it is missing, damaged, or was not converted.
     """
     remedy = "make one with `coinbench weights convert FILE OUT.safetensors`"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {remedy}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such file, or not readable; {remedy}")
     networks: dict[str, dict[str, int]] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -209,14 +225,31 @@ def describe(path: Path) -> dict[str, Any]:
                 held["values"] += math.prod(file.get_slice(key).get_shape())
     # Besides its own errors safetensors passes on those of the system and of torch.
     except Exception as error:
-        raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
+        raise DataError(f"{path}: not readable as safetensors ({printable(str(error))}); {remedy}") from error
     found: dict[str, Any] = {"path": str(path), "networks": networks}
     try:
         found |= {name: metadata[name] for name in ("file", "sha256", "format", "licence", "coinbench")}
-        found |= {name: json.loads(metadata[name]) for name in ("arguments", "source_sha256", "not_converted")}
-        found["discriminator"] = json.loads(metadata["discriminator"]) if "discriminator" in metadata else None
+        found["arguments"] = _settings(metadata["arguments"])
+        found |= {name: _texts(metadata[name]) for name in ("source_sha256", "not_converted")}
+        found["discriminator"] = _settings(metadata["discriminator"]) if "discriminator" in metadata else None
+        if not networks.keys() <= {*PARTS}:
+            raise ValueError("other networks")
     except (KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: does not say what it was converted from; {remedy}") from error
+    return found
+
+
+def _settings(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(value is None or type(value) in (int, float) for value in found.values()):
+        raise ValueError("no settings")
+    return found
+
+
+def _texts(text: str) -> list[str]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ValueError("no list of texts")
     return found
 
 
@@ -230,6 +263,7 @@ def as_text(found: dict[str, Any]) -> str:
         part: f"{held['values']:,} values in {held['tensors']} tensors" for part, held in found["networks"].items()
     }
     lines |= {
+        "use with": _flags(found["arguments"]),
         "generator": settings(found["arguments"]),
         "discriminator": settings(found["discriminator"]),
         "from": f"{found['file']} ({found['format']})",
@@ -239,4 +273,19 @@ def as_text(found: dict[str, Any]) -> str:
         "licence": found["licence"],
         "converted by": f"coinbench {found['coinbench']}",
     }
-    return "\n".join([found["path"], *(f"  {name:<14} {text}" for name, text in lines.items() if text)])
+    return "\n".join([found["path"], *(f"  {name:<14} {_line(text)}" for name, text in lines.items() if text)])
+
+
+def _flags(arguments: dict[str, Any]) -> str:
+    """Return the settings with which coinbench can use G; empty where it cannot, since G takes labels."""
+    settings = {"resolution": "size"} | {name: name for name in ("z_dim", "w_dim", "depth", "base", "most", "clamp")}
+    if arguments.get("c_dim") != 0 or not arguments.keys() >= {*settings.values()}:
+        return ""
+    given = {"net": "stylegan2"} | {name: json.dumps(arguments[own]) for name, own in settings.items()}
+    return " ".join(f"--set problem.generator.{name}={value}" for name, value in given.items())
+
+
+def _line(text: str) -> str:
+    """Return text of a file, at most 500 letters and without what could steer a terminal."""
+    clean = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:501])
+    return clean if len(clean) <= 500 else f"{clean[:500]}..."

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from coinbench.generators.stored_tensors import is_count
-from coinbench.generators.unpickle import Refused, quoted, shown
+from coinbench.generators.unpickle import Budget, Refused, quoted, shown
 
 VERSION = 6
 """Of the records, in StyleGAN2-ADA and StyleGAN3."""
@@ -23,8 +23,8 @@ _CLASSES = frozenset(
     | {"FullyConnectedLayer", "Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue", "MinibatchStdLayer"}
     | {"Conv2dLayer"}
 )
-_DEEPEST, _MOST = 8, 1000
-"""Modules within modules, and modules of one network: more than any StyleGAN2 has."""
+_DEEPEST, _MOST, TENSORS, LETTERS = 8, 1000, 10_000, 100
+"""Modules within modules, modules and tensors of one network, letters of a name: more than any StyleGAN2 has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,10 @@ class Module:
     def part(self, kind: str) -> dict[Any, Any]:
         """Return its `_parameters`, `_buffers` or `_modules`."""
         found = self.state.get(kind)
-        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-            raise Refused(f"records a {self.class_name} without {kind}")
+        if not isinstance(found, dict) or len(found) > _MOST:
+            raise Refused(f"records a {self.class_name} without {kind}, or with more than a StyleGAN2 has")
+        if not all(isinstance(name, str) and len(name) <= LETTERS for name in found):
+            raise Refused(f"records a {self.class_name} whose {kind} have no names, or long ones")
         return found
 
 
@@ -71,14 +73,14 @@ def record(meta: Any) -> Module:
     return Module(name, source, state)
 
 
-def calls() -> Mapping[str, Callable[..., Any]]:
+def calls(budget: Budget) -> Mapping[str, Callable[..., Any]]:
     """Return what calls in a pickle of modules make of anything but tensors."""
     return {
         "torch_utils.persistence._reconstruct_persistent_obj": record,
         "dnnlib.util.EasyDict": dict_without_content,
         "collections.OrderedDict": dict_without_content,
-        "builtins.set": names,
-        "__builtin__.set": names,
+        "builtins.set": names(budget),
+        "__builtin__.set": names(budget),
     }
 
 
@@ -87,11 +89,16 @@ def dict_without_content() -> dict[Any, Any]:
     return {}
 
 
-def names(given: Any = ()) -> frozenset[str]:
-    """Return a set of names."""
-    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise Refused("holds a set of what are no names")
-    return frozenset(given)
+def names(budget: Budget) -> Callable[..., frozenset[str]]:
+    """Return what makes a set of names, each of which costs an operation: a file may ask for it again and again."""
+
+    def make(given: Any = ()) -> frozenset[str]:
+        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+            raise Refused("holds a set of what are no names")
+        budget.operations -= len(given)
+        return frozenset(given)
+
+    return make
 
 
 @dataclass(eq=False)
@@ -118,6 +125,8 @@ class _Walk:
                 if not isinstance(value, Tensor):
                     raise Refused(f"holds no tensor at {quoted(prefix + name)}")
                 self.tensors[prefix + name] = value
+        if len(self.tensors) > TENSORS:
+            raise Refused("holds more tensors than a StyleGAN2 has")
         for name, inner in module.part("_modules").items():
             if inner is not None:
                 self.visit(inner, f"{prefix}{name}.", depth + 1)
@@ -176,8 +185,9 @@ class Settings:
     def only(self, name: str, *allowed: Any) -> None:
         """Check a setting that ours does not have; it may be absent, its default being the first one allowed."""
         value = self.take(name, allowed[0])
-        if isinstance(value, list) and all(type(item) in (int, float) for item in value):
-            value = tuple(value)
+        if isinstance(value, (list, tuple)):
+            # What is no row of numbers equals none that is allowed.
+            value = tuple(value) if all(type(item) in (int, float) for item in value) else ()
         # Types first: a tensor among the arguments has no plain equality.
         if not any(type(value) is type(choice) and value == choice for choice in allowed):
             raise Refused(

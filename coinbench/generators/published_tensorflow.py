@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from coinbench.generators.published import Network, Settings
+from coinbench.generators.published import LETTERS, TENSORS, Network, Settings
 from coinbench.generators.shapes import arguments_of, expected
 from coinbench.generators.stored_tensors import Array, is_count
-from coinbench.generators.unpickle import Refused, quoted, shown
+from coinbench.generators.unpickle import Budget, Refused, quoted, shown
 from coinbench.networks import fir
 
 VERSIONS = (4, 5)
@@ -49,15 +49,21 @@ class TensorflowNetwork:
 
 def calls() -> Mapping[str, Callable[..., Any]]:
     """Return what calls in such a pickle make of anything but arrays."""
-    return {CLASS: TensorflowNetwork}
+    return {CLASS: without_attributes}
 
 
-def recorded(network: TensorflowNetwork, kind: str) -> Network:
+def without_attributes() -> TensorflowNetwork:
+    """Return the network that the file completes afterwards; it cannot be given its attributes unchecked."""
+    return TensorflowNetwork()
+
+
+def recorded(network: TensorflowNetwork, kind: str, budget: Budget) -> Network:
     """Return a network under our names.
 
     Args:
         network: what the file holds.
         kind: Generator or Discriminator.
+        budget: what the file may still cost; some layouts are rearranged in copies.
 
     Raises:
         Refused: a variable that ours does not have, or settings that ours does not have.
@@ -76,6 +82,8 @@ def recorded(network: TensorflowNetwork, kind: str) -> Network:
         key, how = found
         if key in tensors:
             raise Refused(f"holds {quoted(key)} twice")
+        if how in ("mirrored", "style"):
+            budget.copy(value.nbytes)
         tensors[key] = _LAYOUTS[how](value, name)
     arguments = arguments_of(tensors, kind) | choices
     # TensorFlow keeps the filter as a setting, which was checked; the others keep it in every layer.
@@ -100,10 +108,14 @@ def _collect(
         raise Refused("records a TensorFlow network without variables, components or settings")
     if isinstance(source, str):
         sources.add(hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest())
+    if len(own) > TENSORS or len(static) > TENSORS:
+        raise Refused("holds more variables or settings than a StyleGAN2 has")
     settings.update(static)
     for pair in own:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise Refused("records a variable without a name")
+        if len(pair[0]) > LETTERS:
+            raise Refused(f"holds the variable {quoted(pair[0])}, whose name is too long")
         value = pair[1].tensor if isinstance(pair[1], Array) else pair[1]
         if not isinstance(value, Tensor):
             raise Refused(f"holds no tensor at {quoted(prefix + pair[0])}")

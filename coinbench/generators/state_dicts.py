@@ -1,37 +1,109 @@
-"""State dicts of torch.save: a zip of one pickle and the values of each storage, read without torch's loader."""
+"""State dicts of torch.save, read without torch's loader.
+
+Since version 1.6 they are a zip of one pickle and the values of each storage; before it, pickles followed by values.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
+import sys
 import zipfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from io import BufferedReader
+from mmap import mmap
+from typing import Any, cast
 
 from torch import Tensor
 
 from coinbench.generators.initial import PARTS
 from coinbench.generators.published import Network, dict_without_content
 from coinbench.generators.shapes import arguments_of
-from coinbench.generators.stored_tensors import STORAGES, outside, parameter, view
+from coinbench.generators.stored_tensors import STORAGES, begin, claim, outside, parameter, view
 from coinbench.generators.unpickle import Budget, Machine, Refused, printable, quoted, shown
 
 _ENTRIES = 20_000
+_DIRECTORY = 8 * 1024**2
+"""Bytes of a zip file's directory, of which each may cost many in memory; those of state dicts have less than 1 MB."""
+_CALLS: Mapping[str, Callable[..., Any] | None] = {
+    **dict.fromkeys(STORAGES),
+    "collections.OrderedDict": dict_without_content,
+    "torch._utils._rebuild_parameter": parameter,
+    "torch._utils._rebuild_tensor_v2": view,
+}
 
 
-def read_state_dicts(path: Path, budget: Budget, wanted: tuple[str, ...]) -> tuple[dict[str, Network], list[str]]:
+class _Guarded:
+    """A file that hands out no more than `most` bytes at once."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self.file, self.most = file, _DIRECTORY
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.most:
+            raise Refused("is a zip file with a longer directory than any state dict has")
+        return self.file.read(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def read_state_dicts(
+    file: BufferedReader, budget: Budget, wanted: tuple[str, ...]
+) -> tuple[dict[str, Network], list[str]]:
     """Return the networks of a file, and the names of what else it holds.
 
     Raises:
         Refused: no such file, or one that holds more than tensors.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        guarded = _Guarded(file)
+        # It reads the directory at once, and makes an object of each entry.
+        with zipfile.ZipFile(cast(Any, guarded)) as archive:
+            guarded.most = sys.maxsize
             found = _unpickle(archive, budget)
     # zipfile passes on whatever a damaged directory makes of its arithmetic.
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:
-        raise Refused(f"is a damaged zip file ({error})") from error
+        raise Refused(f"is a damaged zip file ({printable(str(error))})") from error
     return _networks(found, wanted)
+
+
+def read_older(stream: mmap, budget: Budget, wanted: tuple[str, ...]) -> tuple[dict[str, Network], list[str]]:
+    """Return the same of a file in the format before torch 1.6.
+
+    Raises:
+        Refused: it is damaged, or holds more than tensors.
+    """
+    begin(stream, budget)
+    start = stream.tell()
+    claimed: dict[str, tuple[int, int]] = {}
+
+    def note(given: Any) -> None:
+        dtype, key, count = claim(given, 6)
+        claimed[key] = count, dtype.itemsize
+
+    # The values follow what uses them: it is read for their sizes, and again when their places are known.
+    blank = {name: call and (lambda *_: {}) for name, call in _CALLS.items()}
+    Machine(budget, blank, note).run(stream)
+    keys = Machine(budget, {}).run(stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or {*keys} != claimed.keys():
+        raise Refused("does not list the storages that it uses")
+    end, places = stream.tell(), dict[str, slice]()
+    for key in keys:
+        count, size = claimed[key]
+        # The number of values stands before them.
+        start_of = end + 8
+        if int.from_bytes(stream[end:start_of], "little") != count:
+            raise Refused("holds a tensor whose storage is damaged")
+        end = start_of + count * size
+        places[key] = slice(start_of, end)
+
+    def values(key: str) -> bytes:
+        budget.copy(places[key].stop - places[key].start)
+        return stream[places[key]]
+
+    stream.seek(start)
+    return _networks(Machine(budget, _CALLS, outside(values, budget, 6)).run(stream), wanted)
 
 
 def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:
@@ -49,7 +121,8 @@ def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:
     if len(folders) != 1:
         raise Refused("is a zip file without a state dict that torch.save wrote")
     folder = folders[0]
-    if archive.read(f"{folder}/byteorder") != b"little" if f"{folder}/byteorder" in entries else False:
+    order = f"{folder}/byteorder"
+    if order in entries and archive.read(order) != b"little":
         raise Refused("was saved on a machine with another byte order")
 
     def values(key: str) -> bytes:
@@ -59,12 +132,7 @@ def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:
         budget.copy(entries[name].file_size)
         return archive.read(name)
 
-    calls = {
-        "collections.OrderedDict": dict_without_content,
-        "torch._utils._rebuild_parameter": parameter,
-        "torch._utils._rebuild_tensor_v2": view,
-    }
-    machine = Machine(budget, calls | dict.fromkeys(STORAGES), outside(values, budget))
+    machine = Machine(budget, _CALLS, outside(values, budget))
     return machine.run(io.BytesIO(archive.read(f"{folder}/data.pkl")))
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinbench.generators.unpickle import Budget, Machine, Name, Refused, shown
+from coinbench.generators.unpickle import Budget, Machine, Name, Refused, Stream, shown
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 """First value of what torch.save wrote before version 1.6, and still writes for a storage on its own."""
 _PROTOCOL = 1001
+OLDER = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little")
+"""How a file of it begins."""
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -33,6 +35,8 @@ STORAGES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
+DIMENSIONS = 8
+"""Of a tensor; weights have up to four."""
 _STORAGE_NAMES: Mapping[str, None] = dict.fromkeys(STORAGES)
 ARRAYS = {
     "f4": torch.float32,
@@ -55,12 +59,12 @@ class Storage:
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number from 0; truth values are none.
+    """Tell whether a value is a whole number from 0 to less than 2^40; truth values are none.
 
-    >>> is_count(3), is_count(-1), is_count(True), is_count(2.0)
-    (True, False, False, False)
+    >>> is_count(3), is_count(-1), is_count(True), is_count(2.0), is_count(1 << 40)
+    (True, False, False, False, False)
     """
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 40
 
 
 def storage(data: bytes | memoryview, dtype: torch.dtype, count: Any, budget: Budget) -> Storage:
@@ -84,17 +88,22 @@ def view(source: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     """
     if not isinstance(source, Storage):
         raise Refused("makes a tensor of what holds no values")
-    if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride) or len(size) > 8:
+    if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride) or len(size) > DIMENSIONS:
         raise Refused("holds a tensor whose shape is damaged")
     if not all(is_count(value) for value in (offset, *size, *stride)):
-        raise Refused("holds a tensor with a shape, stride or offset that is negative or no whole number")
+        raise Refused("holds a tensor with a shape, stride or offset that is negative, enormous or no whole number")
     count = source.values.numel()
     if size == (0,):
         return source.values[:0]
     # Steps along a side of one value are never made, and may be any number.
     steps = tuple(step if n > 1 else 1 for n, step in zip(size, stride, strict=True))
-    last = offset + sum((n - 1) * step for n, step in zip(size, steps, strict=True))
-    if 0 in size or last >= count or math.prod(size) > count:
+    last = offset
+    for step, n in sorted(zip(steps, size, strict=True)):
+        # Each side steps over all that the sides of smaller steps reach.
+        if n > 1 and step <= last - offset:
+            raise Refused("holds a tensor that uses a stored value twice")
+        last += (n - 1) * step
+    if 0 in size or last >= count:
         raise Refused(f"holds a tensor that is empty or reaches beyond its {count:,} stored values")
     return source.values.as_strided(size, steps, offset)
 
@@ -104,6 +113,19 @@ def parameter(data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise Refused("holds a parameter that is no tensor")
     return data
+
+
+def begin(stream: Stream, budget: Budget) -> None:
+    """Read the head of what torch wrote before version 1.6.
+
+    Raises:
+        Refused: it is another head, or that of a machine with another byte order.
+    """
+    magic, protocol, system = (Machine(budget, {}).run(stream) for _ in range(3))
+    if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
+        raise Refused("holds a tensor that torch did not save")
+    if system.get("little_endian") is not True:
+        raise Refused("holds a tensor that was saved on a machine with another byte order")
 
 
 @dataclass(eq=False)
@@ -124,15 +146,12 @@ class Nested:
         """
         if not isinstance(blob, bytes):
             raise Refused("holds a tensor whose values are no bytes")
+        # A file may ask for the same stream again and again.
+        self.budget.copy(len(blob))
         stream = io.BytesIO(blob)
         self.claimed.clear()
-        magic, protocol, system, _, keys = (
-            Machine(self.budget, _STORAGE_NAMES, self.claim).run(stream) for _ in range(5)
-        )
-        if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
-            raise Refused("holds a tensor that torch did not save")
-        if system.get("little_endian") is not True:
-            raise Refused("holds a tensor that was saved on a machine with another byte order")
+        begin(stream, self.budget)
+        _, keys = (Machine(self.budget, _STORAGE_NAMES, self.claim).run(stream) for _ in range(2))
         if len(self.claimed) != 1 or keys != [self.claimed[0][1]]:
             raise Refused("holds a tensor whose values are not one storage")
         dtype, _, count = self.claimed[0]
@@ -142,10 +161,10 @@ class Nested:
 
     def claim(self, given: Any) -> None:
         """Keep what a persistent id says of the storage; its values follow later in the stream."""
-        self.claimed.append(_claim(given, 6))
+        self.claimed.append(claim(given, 6))
 
 
-def _claim(given: Any, length: int) -> tuple[torch.dtype, str, int]:
+def claim(given: Any, length: int) -> tuple[torch.dtype, str, int]:
     """Return type, key and number of values that a persistent id of torch claims."""
     fine = type(given) is tuple and len(given) == length and given[0] == "storage" and given[5:] in ((), (None,))
     if not fine or not isinstance(given[1], Name) or not isinstance(given[2], str) or not is_count(given[4]):
@@ -153,12 +172,12 @@ def _claim(given: Any, length: int) -> tuple[torch.dtype, str, int]:
     return STORAGES[given[1].full], given[2], given[4]
 
 
-def outside(read: Callable[[str], bytes], budget: Budget) -> Callable[[Any], Storage]:
+def outside(read: Callable[[str], bytes], budget: Budget, length: int = 5) -> Callable[[Any], Storage]:
     """Return what finds the storage of a persistent id by its key, once for all tensors that share it."""
     known: dict[str, tuple[torch.dtype, Storage]] = {}
 
     def find(given: Any) -> Storage:
-        dtype, key, count = _claim(given, 5)
+        dtype, key, count = claim(given, length)
         if key not in known:
             known[key] = dtype, storage(read(key), dtype, count, budget)
         if known[key][0] != dtype or known[key][1].values.numel() != count:
@@ -211,7 +230,7 @@ class Array:
         if type(state) is not tuple or len(state) != 5 or type(state[1]) is not tuple:
             raise Refused("holds an array whose state is damaged")
         _, shape, kind, fortran, data = state
-        if not isinstance(kind, DType) or not all(is_count(n) for n in shape):
+        if not isinstance(kind, DType) or len(shape) > DIMENSIONS or not all(is_count(n) for n in shape):
             raise Refused("holds an array whose shape or type is damaged")
         order = shape if fortran is True else shape[::-1]
         steps = [math.prod(order[:i]) for i in range(len(order))]
