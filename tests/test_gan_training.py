@@ -18,8 +18,7 @@ from coinbench.config import TrainConfig
 from coinbench.conformance.generators import small_generator
 from coinbench.errors import CoinbenchError, DataError, Interrupted, UsageError
 from coinbench.generators import gan_losses
-from coinbench.generators.initial import start_from
-from coinbench.generators.stylegan2 import BEST, GENERATOR, NETWORKS, StyleGAN2Generator, build, fit
+from coinbench.generators.stylegan2 import BEST, GENERATOR, StyleGAN2Generator, build, fit
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import Duel, averaging, build_discriminator, lazy_adam
 from coinbench.log import Log
@@ -343,97 +342,9 @@ def test_training_at_another_resolution_and_on_grey_images(tmp_path: Path) -> No
     assert network(network.sample(1, RNG)).shape == (1, 1, 20, 20)
 
 
-def converted(path: Path, config: StyleGAN2Config, parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Write a file as `coinbench weights convert` does, of networks that differ from each other."""
-    tensors = {}
-    for seed, part in enumerate(parts):
-        generator = build(config, 16, 3, Rng(100 + seed)).network
-        network = build_discriminator(config, generator, Rng(100 + seed)) if part == "D" else generator
-        tensors |= {f"{part}.{k}": v.clone() for k, v in network.state_dict().items()}
-    save_file(tensors, path)
-    return tensors
-
-
-@pytest.mark.parametrize("parts", [("G_ema", "G", "D"), ("G_ema", "D"), ("G_ema",)])
-def test_fine_tuning_starts_from_all_that_a_file_has(parts: tuple[str, ...], tmp_path: Path) -> None:
-    path = tmp_path / "source.safetensors"
-    tensors = converted(path, settings(), parts)
-    generator = build(settings(), 16, 3, RNG).network
-    discriminator = build_discriminator(settings(), generator, RNG)
-    drawn = {k: v.clone() for k, v in discriminator.state_dict().items()}
-    average = start_from(path, generator, discriminator)
-    assert average is not None
-    assert all(torch.equal(v, tensors[f"G_ema.{k}"]) for k, v in average.items())
-    source = "G" if "G" in parts else "G_ema"
-    assert all(torch.equal(v, tensors[f"{source}.{k}"]) for k, v in generator.state_dict().items())
-    expected = {k: tensors[f"D.{k}"] for k in drawn} if "D" in parts else drawn
-    assert all(torch.equal(v, expected[k]) for k, v in discriminator.state_dict().items())
-
-
-def test_fine_tuning_trains_and_taking_as_it_is_does_not(tmp_path: Path) -> None:
-    path = tmp_path / "source.safetensors"
-    tensors = converted(path, settings(), ("G_ema", "G", "D"))
-    for finetune in (True, False):
-        config = settings(init=path, finetune=finetune, train={"steps": 1})
-        network = build(config, 16, 3, RNG)
-        fit(config, network, split("train", 12, 16), RNG, Log(tmp_path / str(finetune)))
-        same = [torch.equal(v, tensors[f"G_ema.{k}"]) for k, v in network.state_dict().items()]
-        assert all(same) != finetune
-
-
-def test_a_source_of_another_shape_names_its_tensors_and_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "source.safetensors"
-    converted(path, settings(w_dim=8), ("G_ema",))
-    network = build(settings(), 16, 3, RNG).network
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    with pytest.raises(DataError, match=r"G_ema does not fit in mapping\.w_avg .* and \d+ more; set problem") as error:
-        start_from(path, network, build_discriminator(settings(), network, RNG))
-    assert "\n" not in str(error.value)
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-
-def test_as_it_is_needs_a_file() -> None:
-    with pytest.raises(ValueError, match="finetune=false needs a file"):
-        StyleGAN2Config(finetune=False)
-
-
-def test_what_a_training_leaves_is_where_another_can_start(tmp_path: Path) -> None:
-    config, images = settings(train={"steps": 2}), split("train", 12, 16)
-    network = build(config, 16, 3, RNG)
-    fit(config, network, images, RNG, Log(tmp_path / "first"))
-    taken = settings(init=tmp_path / "first" / NETWORKS, finetune=False)
-    again = build(taken, 16, 3, Rng(9))
-    fit(taken, again, images, RNG, Log(tmp_path / "second"))
-    assert same_state(network, again)
-    parts = {key.partition(".")[0] for key in load_file(tmp_path / "first" / NETWORKS)}
-    assert parts == {"G_ema", "G", "D"}
-
-
-def test_the_content_of_a_source_determines_g_and_its_place_does_not(tmp_path: Path) -> None:
-    a, b, c = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors"))
-    converted(a, settings(), ("G_ema",))
-    converted(b, settings(), ("G_ema", "G"))
-    c.write_bytes(a.read_bytes())
-    keys = [settings(init=path).digest() for path in (a, b, c)]
-    assert keys[0] == keys[2] != keys[1]
-    assert settings().digest() not in keys
-    assert settings(judge_kimg=3.0).digest() == settings().digest(), "when it is looked at changes no number"
-    with pytest.raises(DataError, match=r"init=.*gone.safetensors: not readable \(No such file.*\); make it"):
-        settings(init=tmp_path / "gone.safetensors").digest()
-
-
 def test_a_network_without_channels_is_refused() -> None:
     with pytest.raises(UsageError, match="base=64: leaves no channel at 128 px; set at least 128"):
         build(settings(resolution=128), 128, 3, RNG)
-
-
-def test_a_conditional_source_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    with seeded(Rng(3)):
-        network = StyleGAN2(size=16, z_dim=6, w_dim=6, depth=2, base=64, most=4, c_dim=3)
-    path = tmp_path / "labels.safetensors"
-    save_file({f"G_ema.{k}": v.clone() for k, v in network.state_dict().items()}, path)
-    with pytest.raises(DataError, match="G_ema is conditional"):
-        build(settings(init=path), 16, 3, RNG)
 
 
 def test_a_wide_generator_learns_images_between_black_bars() -> None:
