@@ -1,7 +1,7 @@
 """StyleGAN2 on a CUDA device: G forward and backward to w, and a thousand images of training, at 256 px `auto`.
 
     python benchmarks/gpu_stylegan2.py                  # writes benchmarks/results/gpu_stylegan2.json
-    python benchmarks/gpu_stylegan2.py --device cpu --size 32 --batch 2 --images 8 --out /tmp/try.json
+    python benchmarks/gpu_stylegan2.py --device cpu --size 32 --batch 2 --images 8 --out try.json
 
 Every variant (type, torch.compile, CUDA graph) is held against fp32 on the same latents before it is timed; the
 fastest one whose images agree is what coinbench should use. Shares of the arithmetic floor count 2 FLOP a

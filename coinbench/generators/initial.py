@@ -15,8 +15,8 @@ PARTS = ("G", "D", "G_ema")
 """Prefixes of the networks in a converted file."""
 
 
-def read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of each network in a converted file.
+def read_parts(path: Path, wanted: tuple[str, ...] = PARTS) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each of the `wanted` networks in a converted file.
 
     Raises:
         DataError: it is missing, no safetensors, or holds no G_ema.
@@ -24,15 +24,15 @@ def read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
     remedy = "make one with `coinbench weights convert FILE OUT.safetensors`"
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+            keys = [key for key in list(file.keys()) if key.partition(".")[0] in wanted]
+            tensors = {key: file.get_tensor(key) for key in keys}
     # Besides its own errors safetensors passes on those of the system and of torch.
     except Exception as error:
         raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
-        if part in PARTS:
-            found.setdefault(part, {})[name] = value
+        found.setdefault(part, {})[name] = value
     if "G_ema" not in found:
         raise DataError(f"{path}: holds no network G_ema; {remedy}")
     return found
@@ -57,7 +57,7 @@ def _fit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, part: s
     if wrong := misfits(own, tensors):
         raise DataError(
             f"{path}: {part} {wrong}; set problem.generator's resolution, base, most, depth, z_dim and w_dim "
-            "to those of the file (`coinbench weights show FILE` lists them)"
+            "to those of the file (of a converted one `coinbench weights show FILE` lists them)"
         )
 
 
@@ -88,7 +88,8 @@ def check_source(path: Path, network: nn.Module) -> None:
     Raises:
         DataError: names the tensors.
     """
-    _fit(network.state_dict(), read_parts(path)["G_ema"], path, "G_ema")
+    # Every worker asks: D, the largest network of a file, is left unread.
+    _fit(network.state_dict(), read_parts(path, ("G_ema",))["G_ema"], path, "G_ema")
 
 
 def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module | None) -> dict[str, Tensor] | None:
