@@ -88,7 +88,13 @@ def augment(
     draws = _Dice(len(images), dice, images.device)
     inverse = geometry(draws, p, images.shape[2], images.shape[3], given).to(images.dtype)
     colours = colour(draws, p * given.colour).to(images.dtype)
-    return recolour(warp(images, inverse), colours)
+    if images.device.type != "cpu":
+        return recolour(warp(images, inverse), colours)
+    # While p is small most images stay where they are; elsewhere to ask which would wait for the device.
+    moved = (inverse != torch.eye(3)).any(2).any(1).nonzero()[:, 0]
+    if len(moved):
+        images = images.index_copy(0, moved, warp(images[moved], inverse[moved]))
+    return recolour(images, colours)
 
 
 def geometry(draws: _Dice, p: float, height: int, width: int, given: Strengths) -> Float[Tensor, "B 3 3"]:
