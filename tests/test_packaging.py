@@ -37,6 +37,7 @@ def package_files() -> set[str]:
         f"coinbench/{path.relative_to(ROOT).as_posix()}" for name in LINKED for path in (ROOT / name).rglob("*.py")
     }
     templates = (ROOT / "reports" / "templates").iterdir()
+    found |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "coinbench" / "assets").glob("*/*")}
     return found | {"coinbench/py.typed"} | {f"coinbench/reports/templates/{path.name}" for path in templates}
 
 
