@@ -83,6 +83,30 @@ def _config(name: str, sets: list[str] | None):
 
 
 @data_app.command()
+def prepare(
+    name: Name,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where the data set lies or shall lie; default: in the cache.")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", metavar="URL", help="Folder with the archives under their own names.")
+    ] = None,
+    sets: Sets = None,
+    cache: CacheRoot = None,
+    plugin: Plugins = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Fetch or find the archives of a data set, verify and unpack them, check every image. Resumes."""
+    from coinbench.cache import default_root
+    from coinbench.data.prepare import run
+
+    given = [*(sets or ()), *([f"data.root={root}"] if root else ())]
+    for line in run(_config(name, given), (cache or default_root()).absolute(), fetch, mirror, quiet):
+        print(line)
+
+
+@data_app.command()
 def verify(name: Name, sets: Sets = None, cache: CacheRoot = None, plugin: Plugins = None) -> None:
     """Read all of a data set anew, check it against what was recorded, and count it."""
     from coinbench.cache import default_root

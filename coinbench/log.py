@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,14 @@ class Log:
         """
         if self.stop.is_set():
             raise Interrupted(f"{self.stage}: interrupted; the same command resumes")
+
+
+@contextmanager
+def stopping(log: Log) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM set `log.stop` while the job runs."""
+    before = {n: signal.signal(n, lambda *_: log.stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

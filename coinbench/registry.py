@@ -152,6 +152,9 @@ PROBLEMS = Registry(
         "fashionmnist": "coinbench.data.torchvision_sets:FASHIONMNIST",
         "cifar10": "coinbench.data.torchvision_sets:CIFAR10",
         "imagefolder": "coinbench.data.imagefolder:DATASET",
+        "celebahq": "coinbench.data.celebahq:DATASET",
+        "cub200": "coinbench.data.cub200:DATASET",
+        "stanfordcars": "coinbench.data.stanfordcars:DATASET",
     },
 )
 GENERATORS = Registry(

@@ -11,6 +11,7 @@ from coinbench.config import DataConfig, GeneratorConfig, MethodConfig
 
 if TYPE_CHECKING:
     from coinbench.coin import CoIN
+    from coinbench.data.official import Official
     from coinbench.data.source import Source
     from coinbench.log import Log
     from coinbench.models import ImageGenerator
@@ -27,6 +28,8 @@ class DatasetSpec:
     """(config, cache folder) -> source; raises DataError with the remedy where the data are missing."""
     summary: str
     """One line for `coinbench ls`."""
+    official: Official | None = None
+    """What `coinbench data prepare` brings and checks; None where the data need no preparation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

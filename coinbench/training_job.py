@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from coinbench.cache import Cache
 from coinbench.errors import UsageError
 from coinbench.files import write_atomically
 from coinbench.generators.stylegan2 import NETWORKS
-from coinbench.log import Log
+from coinbench.log import Log, stopping
 from coinbench.plan import RunConfig, cells
 from coinbench.pretrain import WEIGHTS, Stage, make
 from coinbench.progress import Display
@@ -44,14 +43,8 @@ def run(
     began = time.monotonic()
     with Display(quiet) as display:
         log = Log(cache.root, lambda event: display.event(cell.dataset, event), stage=kind, tensorboard=tensorboard)
-        before = {
-            number: signal.signal(number, lambda *_: log.stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
+        with stopping(log):
             stage = make(kind, cell, cache, choose_device(device), log)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
     folder = cache.path(stage.kind, stage.digest)
     whole = folder / NETWORKS
     if out is not None:

@@ -7,34 +7,22 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from coinbench.config import DataConfig, absolute, digest
-from coinbench.data.decode import (
-    RULES,
-    VERSION,
-    BadImageError,
-    Facts,
-    decode,
-    inspect,
-    pillow_warnings,
-    resized,
-)
+from coinbench.config import DataConfig, absolute
+from coinbench.data.decode import VERSION
+from coinbench.data.image_files import ImageFiles, check_files, some
 from coinbench.data.listing import Entry, read_listing, shown
-from coinbench.data.source import Card, Source
-from coinbench.errors import CoinbenchError, DataError
-from coinbench.files import read_json, write_atomically
+from coinbench.data.source import Card
+from coinbench.errors import DataError
 from coinbench.rng import Rng
 from coinbench.specs import DatasetSpec
 
 _TEST_SHARE = 0.2
-_NAMES_SHOWN = 10
 
 
 class ImageFolderConfig(DataConfig):
@@ -67,7 +55,7 @@ class ImageFolderConfig(DataConfig):
         return {**values, "title": printable.strip()[:60].strip() or None}
 
 
-class ImageFolder(Source):
+class ImageFolder(ImageFiles):
     """The usable images of a folder, sorted by name."""
 
     def __init__(self, config: ImageFolderConfig, cache: Path) -> None:
@@ -77,14 +65,13 @@ class ImageFolder(Source):
             DataError: anything that keeps the folder from being a data set, with the remedy.
         """
         listing = read_listing(config.root, config.label_column)
-        facts = _check_files(config.root, [entry.name for entry in listing.entries], cache)
+        facts = check_files(config.root, [entry.name for entry in listing.entries], cache)
         self._bad = [(e.name, facts[e.name].bad) for e in listing.entries if facts[e.name].bad]
         _refuse_bad(config, self._bad)
         entries = [entry for entry in listing.entries if not facts[entry.name].bad]
-        self._root, self._listed = config.root, listing.notes
-        self._names = [entry.name for entry in entries]
-        self._facts = [facts[name] for name in self._names]
-        self.channels = config.channels
+        names = [entry.name for entry in entries]
+        super().__init__(config.root, names, [facts[name] for name in names], config.channels)
+        self._listed = listing.notes
         self.is_test = _is_test(entries)
         class_names = _class_names(config.root, entries, self.is_test)
         _refuse_lost(config.root, listing.entries, class_names)
@@ -103,104 +90,19 @@ class ImageFolder(Source):
         for name, label, test, facts in zip(self._names, self.labels, self.is_test, self._facts, strict=True):
             yield name, class_names[label], bool(test), facts.sha256
 
-    def images(self, index: np.ndarray, size: int) -> np.ndarray:
-        """Return uint8 [n, size, size, C], bilinear with anti-aliasing, not cropped.
-
-        Raises:
-            DataError: a file is gone or has changed since it was checked; names it.
-        """
-
-        def draw(position: int) -> np.ndarray:
-            data = self._read(position)
-            try:
-                return resized(decode(data)[0], size, self.channels)
-            except BadImageError as error:
-                raise DataError(f"{self._path(position)}: {error}; repair or remove it") from error
-
-        with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            drawn = list(pool.map(draw, index.tolist()))
-        return np.stack(drawn) if drawn else np.empty((0, size, size, self.channels), np.uint8)
-
     def notes(self) -> list[str]:
         """Return a line for each file left out, for each rule with the files it was applied to, and the rest."""
-        lines = [f"left out: {shown(name)}: {reason}" for name, reason in self._bad]
-        for rule, text in RULES.items():
-            by_rule = [n for n, f in zip(self._names, self._facts, strict=True) if rule in f.rules]
-            if by_rule and not (rule == "greyscale" and self.channels == 1):
-                lines.append(f"{rule}: {_some(by_rule, _NAMES_SHOWN)}: {text}")
-        return lines + self._listed
-
-    def contents(self) -> list[tuple[str, str]]:
-        """Return (name, sha256) of each file, read anew.
-
-        Raises:
-            DataError: a file is gone, or its bytes have changed under the same size and time.
-        """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(self._read, range(len(self._names))):
-                pass
-        return [(shown(n), f.sha256) for n, f in zip(self._names, self._facts, strict=True)]
-
-    def _path(self, position: int) -> str:
-        return shown(str(self._root / self._names[position]))
-
-    def _read(self, position: int) -> bytes:
-        try:
-            data = (self._root / self._names[position]).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{self._path(position)}: cannot be read ({error.strerror}); bring it back and run again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != self._facts[position].sha256:
-            raise DataError(
-                f"{self._path(position)}: its bytes are not those that were checked; "
-                "restore the file, or `touch` it to have it checked anew"
-            )
-        return data
-
-
-def _check_files(root: Path, names: list[str], cache: Path) -> dict[str, Facts]:
-    """Return the facts of each file; those of unchanged size and time come from the record in the cache."""
-    record = cache / "imagefolder" / f"{digest(str(root.resolve()), VERSION)}.json"
-    try:
-        known = {name: Facts(**facts | {"rules": tuple(facts["rules"])}) for name, facts in read_json(record).items()}
-    except (CoinbenchError, TypeError, KeyError, AttributeError):  # no record, or a broken one: check anew
-        known = {}
-
-    def unchanged(name: str) -> bool:
-        if name not in known:
-            return False
-        try:
-            stat = (root / name).stat()
-        except OSError:
-            return False
-        return (stat.st_size, stat.st_mtime_ns) == (known[name].size, known[name].mtime_ns)
-
-    stale = [name for name in names if not unchanged(name)]
-    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        fresh = dict(zip(stale, pool.map(lambda name: inspect(root / name), stale), strict=True))
-    if fresh:
-        known |= fresh
-        with write_atomically(record) as temporary:
-            # ASCII: a file name may hold bytes that are no text.
-            text = json.dumps({name: asdict(facts) for name, facts in known.items()})
-            temporary.write_text(text, encoding="ascii")
-    return {name: known[name] for name in names}
+        left_out = [f"left out: {shown(name)}: {reason}" for name, reason in self._bad]
+        return left_out + super().notes() + self._listed
 
 
 def _refuse_bad(config: ImageFolderConfig, bad: list[tuple[str, str]]) -> None:
     if len(bad) > config.max_bad:
         raise DataError(
-            f"data.root={config.root}: {_some([f'{n}: {reason}' for n, reason in bad], 3)}: unusable, "
+            f"data.root={config.root}: {some([f'{n}: {reason}' for n, reason in bad], 3)}: unusable, "
             f"and data.max_bad={config.max_bad}; repair or remove them, or leave them out with "
             f"--set data.max_bad={len(bad)}"
         )
-
-
-def _some(names: list[str], limit: int) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    plural = "image" if len(names) == 1 else "images"
-    return f"{len(names)} {plural} ({', '.join(map(shown, names[:limit]))}{more})"
 
 
 def _is_test(entries: list[Entry]) -> np.ndarray:

@@ -11,7 +11,7 @@ from image_files import BLUE, RED, encode, make_tree, opened, paint
 from PIL import Image
 from pydantic import ValidationError
 
-from coinbench.data import imagefolder
+from coinbench.data import image_files
 from coinbench.data.imagefolder import DATASET, ImageFolderConfig
 from coinbench.data.source import pixels
 from coinbench.errors import DataError
@@ -59,7 +59,7 @@ def test_pixels_are_the_whole_image_and_decoded_once(tree, tmp_path, monkeypatch
     wide = drawn[-1]
     assert wide[0, 0].tolist() == list(RED), "not cropped: the left edge is there"
     assert wide[0, -1].tolist() == list(BLUE)
-    monkeypatch.setattr(imagefolder, "decode", None)
+    monkeypatch.setattr(image_files, "decode", None)
     assert np.array_equal(pixels(source, index, 8, tmp_path / "map.npy"), drawn)
 
 
@@ -164,13 +164,13 @@ def test_the_faces_packs_header_gives_young_and_old(tmp_path):
 def test_a_second_opening_decodes_nothing_and_a_new_file_alone_is_read(tree, monkeypatch):
     first = opened(tree)
     looked_at = []
-    inspect = imagefolder.inspect
+    inspect = image_files.inspect
 
     def spy(path: Path):
         looked_at.append(path.name)
         return inspect(path)
 
-    monkeypatch.setattr(imagefolder, "inspect", spy)
+    monkeypatch.setattr(image_files, "inspect", spy)
     assert opened(tree).fingerprint == first.fingerprint
     assert looked_at == []
     paint(tree / "train" / "red" / "new.png", (7, 7, 7))

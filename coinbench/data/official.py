@@ -1,0 +1,232 @@
+"""Data sets as their authors publish them: archives, layout, counts; `coinbench data prepare` uses it. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from coinbench.config import DataConfig, absolute
+from coinbench.data.decode import EXTENSIONS, VERSION
+from coinbench.data.image_files import ImageFiles, check_files, some
+from coinbench.data.listing import shown
+from coinbench.data.source import Card
+from coinbench.errors import DataError
+from coinbench.fetch import Remote
+
+
+class OfficialConfig(DataConfig):
+    """A data set in its official layout."""
+
+    size: int = Field(default=256, ge=8, le=1024)
+    root: Path | None = None
+    """Folder with the unpacked archives; default: datasets/NAME in the cache folder."""
+    complete: bool = True
+    """Refuse other counts than the published ones; off for a part of the data set, as for tests."""
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else absolute(value)
+
+
+def root_of(config: OfficialConfig, cache: Path) -> Path:
+    """Return where the data set lies or will lie."""
+    return config.root or cache / "datasets" / config.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A published file and what it becomes."""
+
+    remote: Remote
+    leaves: tuple[str, ...]
+    """Paths below the root, any of which shows that it was unpacked."""
+    needed: bool = True
+    """False: the data set can do without it; `data prepare` fetches it where it can and says so where not."""
+
+    def is_unpacked(self, root: Path) -> bool:
+        """Tell whether what it holds is there."""
+        return any((root / path).exists() for path in self.leaves)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What is published of a data set's size."""
+
+    images: int
+    classes: int
+    train: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image."""
+
+    name: str
+    """Path below the folder of the data set, with forward slashes."""
+    label: int
+    split: str
+    """train, val or test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What the official lists say."""
+
+    folder: Path
+    """What the items' names are below."""
+    items: list[Item]
+    """In official order."""
+    counts: Counts
+    """As published."""
+    card: Card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Official:
+    """What `coinbench data prepare` needs of a data set."""
+
+    archives: tuple[Archive, ...]
+    listed: Callable[[Any, Path], Listed]
+    """(config, cache folder) -> its lists; raises DataError where they are missing or not as published."""
+
+
+class OfficialImages(ImageFiles):
+    """Images that an official list names, each there and usable."""
+
+    def __init__(self, config: OfficialConfig, cache: Path, listed: Listed) -> None:
+        """Check counts and files, or recall the check of files of the same size and time.
+
+        Raises:
+            DataError: a count, a label or a file is not as published; names the first and how many more.
+        """
+        folder, items, card = listed.folder, listed.items, listed.card
+        where = f"{config.name}: {folder}"
+        refuse_missing(where, folder, items)
+        self.labels = np.array([item.label for item in items], dtype=np.int64)
+        self.is_test = np.array([item.split == "test" for item in items], dtype=bool)
+        self.is_val = np.array([item.split == "val" for item in items], dtype=bool)
+        if config.complete:
+            _refuse_other_counts(where, listed.counts, len(card.class_names), self.is_test)
+        names = [item.name for item in items]
+        facts = check_files(folder, names, cache)
+        if bad := [f"{name}: {facts[name].bad}" for name in names if facts[name].bad]:
+            raise DataError(f"{where}: {some(bad, 3)}: unusable; fetch the archive again, or repair them")
+        super().__init__(folder, names, [facts[name] for name in names], 3)
+        rows = zip(names, self.labels.tolist(), (item.split for item in items), self._facts, strict=True)
+        told = [[name, card.class_names[label], split, fact.sha256] for name, label, split, fact in rows]
+        self.fingerprint = hashlib.sha256(json.dumps([VERSION, *told]).encode()).hexdigest()
+        self.card = card
+
+    def split(self, name: str, val_fraction: float) -> np.ndarray:
+        """Return the sorted positions of a split; val is the official one where there is one."""
+        if not self.is_val.any():
+            return super().split(name, val_fraction)
+        chosen = {"test": self.is_test, "val": self.is_val, "train": ~self.is_test & ~self.is_val}
+        return np.flatnonzero(chosen[name])
+
+
+def find_folder(config: OfficialConfig, cache: Path, mark: str, inner: str) -> Path:
+    """Return the folder that holds `mark`: the root, or `inner` below it, or that twice (as some mirrors pack it).
+
+    Raises:
+        DataError: none does; says how to get the data set.
+    """
+    root = root_of(config, cache)
+    if root.is_file():
+        raise DataError(f"data.root={root}: a file, not a folder; name the folder it lies in")
+    for folder in (root, root / inner, root / inner / inner):
+        if (folder / mark).exists():
+            return folder
+    raise DataError(
+        f"{config.name}: no {mark} in {root} or {root / inner}; get it with `coinbench data prepare {config.name} "
+        f"--root {root} --download`, or name the folder that holds it with --set data.root=DIR"
+    )
+
+
+def read_table(path: Path, columns: int) -> list[list[str]]:
+    """Return the cells of a table that is separated by spaces; the last column takes what is left of a line.
+
+    Raises:
+        DataError: it is missing, no text, or a line has too few cells; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); unpack the official archive again") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        cells = line.split(maxsplit=columns - 1)
+        if cells and len(cells) < columns:
+            raise DataError(
+                f"{path} line {number}: {shown(line[:60])!r} has not {columns} columns; take the official file"
+            )
+        if cells:
+            rows.append([*cells[:-1], cells[-1].strip()])
+    return rows
+
+
+def whole(where: str, text: str, least: int, most: int) -> int:
+    """Return a whole number of a table.
+
+    Raises:
+        DataError: it is none, or outside its range.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise DataError(
+            f"{where}: {shown(text[:40])!r} is no whole number from {least} to {most}; take the official file"
+        )
+    return number
+
+
+def refuse_extra(where: str, folder: Path, images: Path, listed: Iterable[str]) -> None:
+    """Refuse a folder with images that the official list does not name: two data sets were mixed.
+
+    Raises:
+        DataError: there is one; names it and how many more.
+    """
+    known = set(listed)
+    extra = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(images.rglob("*"))
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    ]
+    if extra := [name for name in extra if name not in known]:
+        raise DataError(f"{where}: {some(extra, 3)} not in the official list; move what does not belong there")
+
+
+def refuse_missing(where: str, folder: Path, items: list[Item]) -> None:
+    """Refuse lists that name no image, or one that is not there.
+
+    Raises:
+        DataError: names the first and how many more.
+    """
+    if not items:
+        raise DataError(f"{where}: the official list names no image; take the official file")
+    missing = [item.name for item in items if not (folder / item.name).is_file()]
+    if missing:
+        raise DataError(f"{where}: {some(missing, 3)} missing; unpack the official archive again")
+
+
+def _refuse_other_counts(where: str, counts: Counts, classes: int, is_test: np.ndarray) -> None:
+    found = Counts(images=len(is_test), classes=classes, train=int((~is_test).sum()), test=int(is_test.sum()))
+    for name in ("images", "classes", "train", "test"):
+        if getattr(found, name) != getattr(counts, name):
+            what = f"{name} images" if name in ("train", "test") else name
+            raise DataError(
+                f"{where}: {getattr(found, name):,} {what}, {getattr(counts, name):,} are published; unpack the "
+                "official archive again, or take a part on purpose with --set data.complete=false"
+            )
