@@ -95,7 +95,7 @@ def matlab(**rows: Any) -> bytes:
     return out.getvalue()
 
 
-def annotations(labels: list[int], first: int = 1) -> bytes:
+def annotated(labels: list[int], first: int = 1) -> bytes:
     kinds = [("bbox_x1", "O"), ("class", "O"), ("fname", "O")]
     found = np.empty((1, len(labels)), dtype=kinds)
     for i, label in enumerate(labels):
@@ -111,10 +111,10 @@ def car_files() -> dict[str, Files]:
         "cars_test.tgz": {f"cars_test/{i:05d}.jpg": photo(60 + i) for i in range(1, 5)},
         "car_devkit.tgz": {
             "devkit/cars_meta.mat": matlab(class_names=names),
-            "devkit/cars_train_annos.mat": annotations([1, 2, 1, 2, 1, 2]),
+            "devkit/cars_train_annos.mat": annotated([1, 2, 1, 2, 1, 2]),
             "devkit/cars_test_annos.mat": matlab(annotations=np.zeros((1, 4))),
         },
-        stanfordcars.LABELLED: {"": annotations([2, 1, 2, 1])},
+        stanfordcars.LABELLED: {"": annotated([2, 1, 2, 1])},
     }
 
 

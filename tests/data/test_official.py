@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from official_files import (
     MODULES,
     Files,
     Served,
-    annotations,
+    annotated,
     archives,
     lines,
     packed,
@@ -30,6 +32,8 @@ from coinbench import fetch, registry
 from coinbench.data import celebahq, stanfordcars
 from coinbench.data.cub200 import CUB200, CUB200Config
 from coinbench.data.source import SPLITS
+from coinbench.errors import Interrupted
+from coinbench.log import Log
 
 NAMES = tuple(MODULES)
 FIRST = {name: next(iter(archives(name))) for name in NAMES}
@@ -99,6 +103,21 @@ def test_a_cut_download_is_gone_on_with(name: str, cli: Cli, tmp_path: Path, mon
         assert (first, f"bytes={half}-") in served.asked
     assert (folder / first).read_bytes() == files[first]
     assert not list(folder.glob(".*.part*"))
+
+
+def test_an_interrupted_download_keeps_what_came(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3 * 10**6)
+    remote = fetch.Remote(name="big.bin", digests=(("md5", hashlib.md5(content).hexdigest()),))
+    with serve({"big.bin": content}) as served:
+        remote = replace(remote, url=f"{served.url}/big.bin")
+        log = Log(tmp_path, lambda event: log.stop.set() if "step" in event else None)
+        with pytest.raises(Interrupted):
+            fetch.download(remote, tmp_path, log)
+        came = (tmp_path / ".big.bin.part").stat().st_size
+        assert 0 < came < len(content)
+        path = fetch.download(remote, tmp_path, Log(tmp_path))
+        assert served.asked[-1][1] == f"bytes={came}-"
+    assert path.read_bytes() == content
 
 
 def test_a_download_begins_anew_where_the_server_has_another_file(
@@ -239,15 +258,15 @@ WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         _car(CAR, "devkit/cars_train_annos.mat", b"MATLAB" * 99),
         ("no such MATLAB",),
     ),
-    "cars: no such row": ("stanfordcars", _car(CAR, "devkit/cars_meta.mat", annotations([1])), ("no such MATLAB",)),
+    "cars: no such row": ("stanfordcars", _car(CAR, "devkit/cars_meta.mat", annotated([1])), ("no such MATLAB",)),
     "cars: a class beyond": (
         "stanfordcars",
-        _car(CAR, "devkit/cars_train_annos.mat", annotations([1, 2, 3, 1, 2, 1])),
+        _car(CAR, "devkit/cars_train_annos.mat", annotated([1, 2, 3, 1, 2, 1])),
         ("row 3", "'3'", "1 to 2"),
     ),
     "cars: other counts": (
         "stanfordcars",
-        _car(stanfordcars.LABELLED, "", annotations([1, 2, 1])),
+        _car(stanfordcars.LABELLED, "", annotated([1, 2, 1])),
         ("cars_test/00004.jpg", "not in the official list"),
     ),
 }
