@@ -12,9 +12,15 @@ from typing import Any
 from coinbench import provenance
 from coinbench.config import Config, EvaluationConfig, ProblemConfig, TrainConfig
 from coinbench.errors import UsageError, unknown
-from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS, Registry
+from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLEMS, Registry
 
-KINDS = {"methods": METHODS, "datasets": PROBLEMS, "metrics": METRICS, "generators": GENERATORS}
+KINDS = {
+    "methods": METHODS,
+    "datasets": PROBLEMS,
+    "metrics": METRICS,
+    "classifiers": CLASSIFIERS,
+    "generators": GENERATORS,
+}
 SETTINGS: dict[str, tuple[str, type[Config]]] = {
     "problem": ("f, G and p, which all methods share", ProblemConfig),
     "evaluation": ("how all methods are measured", EvaluationConfig),
@@ -97,7 +103,7 @@ def _describe(registry: Registry, name: str) -> str:
         # Each origin of settings on a line of its own.
         parts = re.sub(r"(?:^|[;.] )(?=(?:paper|public code|ours): )", "\n", entry.notes).strip().splitlines()
         lines += [*(textwrap.fill(part, 110, subsequent_indent="  ") for part in parts), ""]
-    prefix = "problem.generator." if registry is GENERATORS else ""
+    prefix = {CLASSIFIERS.kind: "problem.classifier.", GENERATORS.kind: "problem.generator."}.get(registry.kind, "")
     lines += ["settings:", *_fields(entry.config, prefix)]
     return "\n".join(lines)
 

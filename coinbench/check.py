@@ -19,7 +19,7 @@ class Subject:
     """What is to be checked."""
 
     kind: str
-    """methods, datasets, metrics or generators."""
+    """methods, datasets, metrics, classifiers or generators."""
     entry: Any
     name: str | None = None
     """What it is registered as, where it is."""
@@ -64,8 +64,8 @@ def _imported(target: str) -> Subject:
             continue
         return Subject(kind, entry, _registered(registry, target))
     raise UsageError(
-        f"check {target}: is a {type(entry).__name__}, expected a MethodSpec, DatasetSpec, GeneratorSpec or a "
-        "subclass of Metric with its specs"
+        f"check {target}: is a {type(entry).__name__}, expected a MethodSpec, DatasetSpec, ClassifierSpec, "
+        "GeneratorSpec or a subclass of Metric with its specs"
     )
 
 
@@ -77,7 +77,7 @@ def _registered(registry: Registry, target: str) -> str | None:
 
 
 def check(subject: Subject | str, sets: tuple[str, ...] = (), cache: Path | None = None) -> Report:
-    """Try every law on a method, metric, data set or generator.
+    """Try every law on a method, metric, data set, classifier or generator.
 
     Args:
         subject: a name, a "module:attribute", or what `find` returned.
@@ -102,6 +102,10 @@ def check(subject: Subject | str, sets: tuple[str, ...] = (), cache: Path | None
         from coinbench.conformance.metrics import check_metric
 
         return check_metric(given.entry, given.name)
+    if given.kind == "classifiers":
+        from coinbench.conformance.classifiers import check_classifier
+
+        return check_classifier(given.entry, given.name)
     if given.kind == "generators":
         from coinbench.conformance.generators import check_generator
 

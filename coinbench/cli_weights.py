@@ -1,17 +1,22 @@
-"""`coinbench weights`: published generators to safetensors, and what such a file holds."""
+"""`coinbench weights`: published weights fetched and verified; published generators to safetensors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinbench.cli_info import AsJson
+from coinbench.cli_info import AsJson, CacheRoot
+
+if TYPE_CHECKING:
+    from coinbench.log import Log
 
 weights_app = typer.Typer(
-    help="Convert and look at published weights.",
+    help="Fetch, verify, convert and look at published weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -40,3 +45,69 @@ def show(file: Annotated[Path, typer.Argument(help="A converted file.")], as_jso
 
     found = describe(file)
     print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="As `weights list` shows them.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+@weights_app.command("list")
+def listing(cache: CacheRoot = None, as_json: AsJson = False) -> None:
+    """List published weights: what they are for, whether they are here, their terms."""
+    from coinbench.published_weights import FILES, folder
+
+    here = folder(cache)
+    rows = {
+        name: {
+            "here": (here / entry.remote.name).is_file(),
+            "file": entry.remote.name,
+            "for": entry.purpose,
+            "licence": entry.licence,
+            "url": entry.remote.url,
+        }
+        for name, entry in FILES.items()
+    }
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for name, row in rows.items():
+        print(f"{name:<14} {'here' if row['here'] else 'not here':<9} {row['for']}; {row['licence']}")
+    print(f"in {here}")
+
+
+@weights_app.command()
+def fetch(names: Names = None, cache: CacheRoot = None, quiet: Quiet = False) -> None:
+    """Download published weights and verify them. Resumes."""
+    from coinbench.published_weights import bring
+
+    _each(names, cache, quiet, bring, "fetched and verified")
+
+
+@weights_app.command()
+def verify(names: Names = None, cache: CacheRoot = None, quiet: Quiet = False) -> None:
+    """Compare weights that are here with their published digests; without a name all that are here."""
+    from coinbench.published_weights import FILES, folder, verified
+
+    here = [name for name, entry in FILES.items() if (folder(cache) / entry.remote.name).is_file()]
+    _each(names or here, cache, quiet, verified, "as published")
+
+
+def _each(
+    names: list[str] | None, cache: Path | None, quiet: bool, work: Callable[[str, Path | None, Log], Path], told: str
+) -> None:
+    from coinbench.errors import UsageError
+    from coinbench.log import Log, stopping
+    from coinbench.progress import Display
+    from coinbench.published_weights import FILES, folder, known
+
+    if not names:
+        raise UsageError(f"weights: none named and none here; known: {', '.join(FILES)}")
+    # All names first: nothing is fetched for half of a wrong command.
+    for name in names:
+        known(name)
+    with Display(quiet) as display:
+        for name in names:
+            log = Log(folder(cache), partial(display.event, name), stage="weights")
+            with stopping(log):
+                path = work(name, cache, log)
+            print(f"{name}: {path}: {told}")

@@ -138,15 +138,17 @@ class DataConfig(Config):
 
 
 class ClassifierConfig(Config):
-    """f, trained here when no weights are given."""
+    """f, trained here when no weights are given. Each classifier adds its own fields."""
 
-    net: Literal["resnet", "lenet"] = "resnet"
-    width: int = Field(default=16, ge=4, le=256)
-    """Channels of the first block; each later one doubles them."""
-    resolution: int = Field(default=32, ge=4, le=1024)
-    """Block 1 of the ResNet works at so many to twice as many pixels a side (LeNet: unused)."""
+    net: str = "resnet"
+    """A name in the classifier registry."""
     seed: int = Field(default=0, ge=0)
     train: TrainConfig
+
+    @field_validator("net")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.CLASSIFIERS.check(value)
 
 
 class GeneratorConfig(Config):
@@ -177,13 +179,18 @@ class PerceptualConfig(Config):
 class ProblemConfig(Config):
     """The frozen networks that all methods share."""
 
-    classifier: ClassifierConfig
+    classifier: SerializeAsAny[ClassifierConfig]
     generator: SerializeAsAny[GeneratorConfig]
     perceptual: PerceptualConfig = PerceptualConfig()
     tap: Literal["penultimate", "last"] = "penultimate"
     """Which unit of f's block 4 the deepest tap is (paper: penultimate; public VisCoIN code: last); ResNets only."""
     pretrained: bool = True
     """Use the weights that come with coinbench where data and settings are those they were trained with."""
+
+    @field_validator("classifier", mode="before")
+    @classmethod
+    def _classifier(cls, value: Any) -> Any:
+        return registry.typed(registry.CLASSIFIERS, value, "net")
 
     @field_validator("generator", mode="before")
     @classmethod

@@ -30,7 +30,8 @@ def classifier_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines f."""
     if found := shipped.find("classifier", cell.problem.classifier, cell):
         return digest("shipped", found.sha256)
-    return digest(_seen(cell), cell.problem.classifier.key(), _core())
+    spec = registry.CLASSIFIERS.load(cell.problem.classifier.net)
+    return digest(_seen(cell), cell.problem.classifier.key(), _core(), _source(spec.fit))
 
 
 def perceptual_digest(cell: Cell) -> str:

@@ -38,7 +38,7 @@ class Remote:
     size: int | None = None
     """Bytes."""
     digests: tuple[tuple[str, str], ...] = ()
-    """(algorithm of hashlib, hex digest) as published; none: what comes first is trusted and recorded."""
+    """(algorithm of hashlib, hex digest or its beginning) as published; none: what comes first is trusted."""
     hint: str = ""
     """What to do where it cannot be fetched."""
 
@@ -85,7 +85,7 @@ def check(remote: Remote, path: Path, log: Log) -> dict[str, str]:
         raise DataError(f"{path}: {size:,} bytes, the published file has {remote.size:,}; delete it and fetch it again")
     found = digests(path, ("sha256", *(name for name, _ in remote.digests)), log)
     for name, expected in remote.digests:
-        if found[name] != expected:
+        if not found[name].startswith(expected):
             raise DataError(
                 f"{path}: {name} is {found[name]}, the published file has {expected}; delete it and fetch it again"
             )

@@ -15,7 +15,7 @@ from coinbench.digests import cell_digest
 from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
-from coinbench.presets import VARIANTS, other_generator, preset
+from coinbench.presets import VARIANTS, other_classifier, other_generator, preset
 
 
 class RunConfig(Config):
@@ -130,19 +130,25 @@ def dataset_config(name: str, sets: tuple[str, ...]) -> DataConfig:
 
 def _experiment(dataset: str, methods: tuple[str, ...], changes: list[tuple[list[str], Any]]) -> Experiment:
     base = preset(dataset, methods)
-    nets = [value for keys, value in changes if keys == ["problem", "generator", "net"]]
-    if nets and nets[-1] != base.problem.generator.net:
+    if (g := _last(changes, "generator")) not in (None, base.problem.generator.net):
         # Another G has other settings; what is set of them comes on top.
         sizes = [value for keys, value in changes if keys == ["data", "size"] and isinstance(value, int)]
         size = sizes[-1] if sizes else base.data.size
         # A size out of range is refused when all settings are there.
-        base = other_generator(base, str(nets[-1]), max(16, min(size, 1024)))
+        base = other_generator(base, str(g), max(16, min(size, 1024)))
+    if (f := _last(changes, "classifier")) not in (None, base.problem.classifier.net):
+        base = other_classifier(base, str(f))
     fields = registry.PROBLEMS.load(dataset).config.model_fields
     known = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     required = {name for name, field in fields.items() if field.is_required()}
     given = {keys[1] for keys, _ in changes if keys[0] == "data" and len(keys) > 1}
     defaults = {name: value for name, value in known.items() if name not in required or name in given}
     return apply(base, changes, {"data": {**defaults, "name": dataset}})
+
+
+def _last(changes: list[tuple[list[str], Any]], network: str) -> Any:
+    """Return the net that the changes choose; None where they choose none."""
+    return next((value for keys, value in reversed(changes) if keys == ["problem", network, "net"]), None)
 
 
 def _variants(texts: tuple[str, ...]) -> dict[str, list[tuple[list[str], Any]]]:
@@ -176,6 +182,7 @@ def _plugins(experiments: dict[str, dict[str, Experiment]], metrics: tuple[str, 
     parts = [experiment for variants in experiments.values() for experiment in variants.values()]
     used = [(registry.PROBLEMS, part.data.name) for part in parts]
     used += [(registry.METHODS, name) for part in parts for name in part.methods]
+    used += [(registry.CLASSIFIERS, part.problem.classifier.net) for part in parts]
     used += [(registry.GENERATORS, part.problem.generator.net) for part in parts]
     used += [(registry.METRICS, name) for name in metrics]
     return {f"{of.kind} {name}": origin for of, name in used if (origin := of.targets[name])}
@@ -187,7 +194,8 @@ def _require(plugins: Any, path: Path | None) -> None:
     Raises:
         UsageError: names the first that is missing and where it came from.
     """
-    registries = {of.kind: of for of in (registry.PROBLEMS, registry.METHODS, registry.GENERATORS, registry.METRICS)}
+    every = (registry.PROBLEMS, registry.METHODS, registry.CLASSIFIERS, registry.GENERATORS, registry.METRICS)
+    registries = {of.kind: of for of in every}
     for used, origin in plugins.items() if isinstance(plugins, dict) else ():
         kind, _, name = used.rpartition(" ")
         if kind in registries and name not in registries[kind].targets:

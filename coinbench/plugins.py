@@ -28,6 +28,7 @@ EXPECTED = {
     "methods": ("coinbench.specs", "MethodSpec"),
     "metrics": ("coinbench.metric", "Metric"),
     "problems": ("coinbench.specs", "DatasetSpec"),
+    "classifiers": ("coinbench.specs", "ClassifierSpec"),
     "generators": ("coinbench.specs", "GeneratorSpec"),
 }
 """Kind -> module and name of the type that each of its entries has; a metric is a subclass of it."""

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from coinbench import registry
+from coinbench import presets_paper, registry
 from coinbench.config import (
-    ClassifierConfig,
     DataConfig,
     EvaluationConfig,
     Experiment,
@@ -56,8 +55,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
     return Experiment(
         data=data,
         problem=ProblemConfig(
-            classifier=ClassifierConfig(
-                net="lenet" if scale.net == "lenet" else "resnet",
+            classifier=registry.CLASSIFIERS.load(scale.net).config(
                 resolution=scale.resolution,
                 train=TrainConfig(
                     steps=scale.classifier_steps,
@@ -99,6 +97,22 @@ def stylegan2(size: int, kimg: int, **changes: Any) -> GeneratorConfig:
     small = {"z_dim": 64, "w_dim": 64, "base": 16 * resolution, "most": 64, "clamp": None}
     duel = {"r1": 4.0 * (resolution / 32) ** 2, "group": 16, "path": 0.0, "mixing": 0.5}
     return registry.GENERATORS.load("stylegan2").config(**{**small, **duel, "train": train, **changes})
+
+
+def other_classifier(experiment: Experiment, net: str) -> Experiment:
+    """Return the experiment with another f, at its own defaults but for the training, which is the preset's.
+
+    Args:
+        experiment: with the f that its preset has.
+        net: name of the other classifier.
+
+    Raises:
+        UsageError: no classifier has that name.
+    """
+    config = registry.CLASSIFIERS.load(registry.CLASSIFIERS.check(net)).config
+    given = {"train": experiment.problem.classifier.train} if config.model_fields["train"].is_required() else {}
+    problem = experiment.problem.model_copy(update={"classifier": config(net=net, **given)})
+    return experiment.model_copy(update={"problem": problem})
 
 
 def other_generator(experiment: Experiment, net: str, size: int) -> Experiment:
@@ -246,6 +260,21 @@ def imagefolder(methods: tuple[str, ...]) -> Experiment:
     return small(scale, _data("imagefolder", size=64), methods)
 
 
+def cub200(methods: tuple[str, ...]) -> Experiment:
+    """Return the paper's settings for CUB-200-2011 at 256x256."""
+    return presets_paper.experiment(presets_paper.CUB200, _data("cub200", size=256), methods)
+
+
+def celebahq(methods: tuple[str, ...]) -> Experiment:
+    """Return the paper's settings for CelebA-HQ at 256x256."""
+    return presets_paper.experiment(presets_paper.CELEBAHQ, _data("celebahq", size=256), methods)
+
+
+def stanfordcars(methods: tuple[str, ...]) -> Experiment:
+    """Return the paper's settings for Stanford Cars at 256x256."""
+    return presets_paper.experiment(presets_paper.STANFORDCARS, _data("stanfordcars", size=256), methods)
+
+
 def _data(name: str, **settings: Any) -> DataConfig:
     # Unvalidated: a data set may ask for a field that only the user knows (imagefolder's root); the overrides are
     # applied before the whole experiment is validated.
@@ -267,6 +296,9 @@ PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
     "fashionmnist": fashionmnist,
     "cifar10": cifar10,
     "imagefolder": imagefolder,
+    "cub200": cub200,
+    "celebahq": celebahq,
+    "stanfordcars": stanfordcars,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from coinbench import registry, shipped, weights
 from coinbench.cache import Busy, Cache
@@ -17,13 +17,10 @@ from coinbench.errors import UsageError
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
-from coinbench.networks.lenet import LeNet
 from coinbench.networks.perceptual import PerceptualNet
-from coinbench.networks.resnet import ResNet
 from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
-from coinbench.rng import Rng, seeded
-from coinbench.training import train
+from coinbench.rng import Rng
 
 WEIGHTS = "weights.safetensors"
 
@@ -49,23 +46,14 @@ def load_split(name: str, config: DataConfig, source: Source, cache: Cache, devi
 
 
 def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, size: int) -> Classifier:
-    """Return f at initialisation."""
-    with seeded(Rng(config.seed).child("classifier", "init")):
-        if config.net == "lenet":
-            return LeNet(n_classes, channels, config.width)
-        return ResNet(n_classes, channels, size, config.width, config.resolution)
+    """Return f as its training starts.
 
-
-def fit_classifier(network: Classifier, config: ClassifierConfig, split: Split, log: Log) -> None:
-    """Train f on labels by cross-entropy, in place."""
+    Raises:
+        UsageError: it cannot read such images.
+        DataError: the weights to start from are not there, or do not fit.
+    """
     rng = Rng(config.seed).child("classifier")
-
-    def loss(step: int) -> dict[str, Tensor]:
-        batch = split.draw(step, config.train.batch, rng.child("data"))
-        logits = network(batch.images).logits
-        return {"cross_entropy": nn.functional.cross_entropy(logits, batch.labels)}
-
-    train(network, loss, config.train, log)
+    return registry.CLASSIFIERS.load(config.net).build(config, n_classes, channels, size, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +112,11 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
         return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
 
-    stages = {
-        "classifier": stage(
-            "classifier", classifier_digest(cell), f, lambda log: fit_classifier(f, problem.classifier, split, log)
-        )
-    }
+    def fit_classifier(log: Log) -> None:
+        fit = registry.CLASSIFIERS.load(problem.classifier.net).fit
+        fit(problem.classifier, f, split, Rng(problem.classifier.seed).child("classifier"), log)
+
+    stages = {"classifier": stage("classifier", classifier_digest(cell), f, fit_classifier)}
 
     def fit_generator(log: Log) -> None:
         judge = stages["classifier"]
@@ -160,7 +148,7 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
-    if isinstance(found.classifier, ResNet):
+    if hasattr(found.classifier, "tap"):
         found.classifier.tap = cell.problem.tap
     found.generator.freeze()
     return Problem(

@@ -157,6 +157,18 @@ PROBLEMS = Registry(
         "stanfordcars": "coinbench.data.stanfordcars:DATASET",
     },
 )
+CLASSIFIERS = Registry(
+    "classifier",
+    "coinbench.classifiers",
+    {
+        "resnet": "coinbench.classifiers.small:RESNET",
+        "lenet": "coinbench.classifiers.small:LENET",
+        "resnet50": "coinbench.classifiers.torchvision_nets:RESNET50",
+        "resnet101": "coinbench.classifiers.torchvision_nets:RESNET101",
+        "squeezenet1_1": "coinbench.classifiers.torchvision_nets:SQUEEZENET",
+        "vit_b_16": "coinbench.classifiers.torchvision_nets:VIT",
+    },
+)
 GENERATORS = Registry(
     "generator",
     "coinbench.generators",

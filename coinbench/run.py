@@ -14,6 +14,7 @@ from coinbench.executors.local import LocalExecutor, Outcome
 from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
+from coinbench.preflight import check_ready
 from coinbench.progress import Display
 from coinbench.reports.folder import load
 
@@ -69,6 +70,7 @@ def run(
             # Gone before anything changes, so that a killed run leaves no report of other results.
             (out / "report.html").unlink(missing_ok=True)
         write_json(out / "plan.json", plan)
+        check_ready(planned, cache)
         outcomes = executor.run(planned, display)
         rows = out / "results.csv"
         before = rows.read_bytes() if rows.is_file() else b""

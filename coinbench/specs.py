@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coinbench.config import DataConfig, GeneratorConfig, MethodConfig
+from coinbench.config import ClassifierConfig, DataConfig, GeneratorConfig, MethodConfig
 
 if TYPE_CHECKING:
     from coinbench.coin import CoIN
     from coinbench.data.official import Official
     from coinbench.data.source import Source
     from coinbench.log import Log
-    from coinbench.models import ImageGenerator
+    from coinbench.models import Classifier, ImageGenerator
     from coinbench.problem import Problem, Split
     from coinbench.rng import Rng
 
@@ -47,6 +47,21 @@ class MethodSpec:
     """Paper."""
     notes: str
     """Where architecture, losses and settings are the paper's, the public code's, or ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierSpec:
+    """An entry of the classifier registry."""
+
+    config: type[ClassifierConfig]
+    build: Callable[[Any, int, int, int, Rng], Classifier]
+    """(config, classes, channels, image size, rng) -> the network that training starts from."""
+    fit: Callable[[Any, Classifier, Split, Rng, Log], None]
+    """(config, network, training split, rng, log): trains the network in place."""
+    source: str
+    """Paper."""
+    ready: Callable[[Any], object] = lambda config: None
+    """(config): raises DataError where something that training starts from is not here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

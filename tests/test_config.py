@@ -95,7 +95,7 @@ def test_later_settings_win() -> None:
         ("methods.viscoin.gamma=.inf", ["gamma", "finite"]),
         ("method.gamma=0.2", ["means something else", "methods.viscoin.gamma or methods.flint.gamma"]),
         ("problem.generator.net=stylegan9", ["stylegan9", "beta_vae"]),
-        ("problem.classifier.net=alexnet", ["problem.classifier.net", "resnet"]),
+        ("problem.classifier.net=alexnet", ["classifier 'alexnet'", "resnet50"]),
         ("method.train.optimiser=lion", ["optimiser", "adam"]),
         ("data=5", ["data", "keys of its own"]),
         ("method=5", ["name a field"]),

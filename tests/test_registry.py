@@ -16,7 +16,7 @@ from coinbench.log import Log
 from coinbench.metric import Metric
 from coinbench.progress import Display
 from coinbench.registry import Registry
-from coinbench.specs import DatasetSpec, GeneratorSpec, MethodSpec
+from coinbench.specs import ClassifierSpec, DatasetSpec, GeneratorSpec, MethodSpec
 
 ALL = [(kind, name) for kind, of in catalogue.KINDS.items() for name in of.names()]
 
@@ -24,7 +24,12 @@ ALL = [(kind, name) for kind, of in catalogue.KINDS.items() for name in of.names
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_entry_can_be_loaded_listed_and_described(kind: str, name: str) -> None:
     entry = catalogue.KINDS[kind].load(name)
-    types: dict[str, Any] = {"methods": MethodSpec, "datasets": DatasetSpec, "generators": GeneratorSpec}
+    types: dict[str, Any] = {
+        "methods": MethodSpec,
+        "datasets": DatasetSpec,
+        "classifiers": ClassifierSpec,
+        "generators": GeneratorSpec,
+    }
     if kind == "metrics":
         assert Metric in entry.__mro__
         for spec in entry.specs:

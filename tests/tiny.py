@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coinbench import registry
-from coinbench.config import Cell, ClassifierConfig, EvaluationConfig, MethodConfig, ProblemConfig
+from coinbench.classifiers.small import ResNetConfig
+from coinbench.config import Cell, EvaluationConfig, MethodConfig, ProblemConfig
 from coinbench.config import TrainConfig as TrainConfig
 from coinbench.conformance.methods import small_config
 from coinbench.conformance.tiny import CHANNELS as CHANNELS
@@ -65,7 +66,7 @@ def make_cell(method: str = "viscoin", **changes: Any) -> Cell:
             "dataset": "tiny",
             "data_fingerprint": "tiny",
             "data": {"name": "birds", "size": SIZE},
-            "problem": ProblemConfig(classifier=ClassifierConfig(train=train), generator=BetaVAEConfig(train=train)),
+            "problem": ProblemConfig(classifier=ResNetConfig(train=train), generator=BetaVAEConfig(train=train)),
             "method": method_config(method),
             "evaluation": EvaluationConfig(batch=4, bootstrap=100, consistency_images=10),
             "metrics": ("accuracy", "mse"),

@@ -11,7 +11,8 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BufferedReader
-from mmap import mmap
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from coinbench.generators.initial import PARTS
 from coinbench.generators.published import Network, dict_without_content
 from coinbench.generators.shapes import arguments_of
-from coinbench.generators.stored_tensors import STORAGES, begin, claim, outside, parameter, view
+from coinbench.generators.stored_tensors import OLDER, STORAGES, begin, claim, outside, parameter, view
 from coinbench.generators.unpickle import Budget, Machine, Refused, printable, quoted, shown
 
 _ENTRIES = 20_000
@@ -56,16 +57,19 @@ def read_state_dicts(
     Raises:
         Refused: no such file, or one that holds more than tensors.
     """
+    return _networks(_opened(file, budget), wanted)
+
+
+def _opened(file: BufferedReader, budget: Budget) -> Any:
     try:
         guarded = _Guarded(file)
         # It reads the directory at once, and makes an object of each entry.
         with zipfile.ZipFile(cast(Any, guarded)) as archive:
             guarded.most = sys.maxsize
-            found = _unpickle(archive, budget)
+            return _unpickle(archive, budget)
     # zipfile passes on whatever a damaged directory makes of its arithmetic.
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:
         raise Refused(f"is a damaged zip file ({printable(str(error))})") from error
-    return _networks(found, wanted)
 
 
 def read_older(stream: mmap, budget: Budget, wanted: tuple[str, ...]) -> tuple[dict[str, Network], list[str]]:
@@ -74,6 +78,10 @@ def read_older(stream: mmap, budget: Budget, wanted: tuple[str, ...]) -> tuple[d
     Raises:
         Refused: it is damaged, or holds more than tensors.
     """
+    return _networks(_unpickle_older(stream, budget), wanted)
+
+
+def _unpickle_older(stream: mmap, budget: Budget) -> Any:
     begin(stream, budget)
     start = stream.tell()
     claimed: dict[str, tuple[int, int]] = {}
@@ -103,7 +111,31 @@ def read_older(stream: mmap, budget: Budget, wanted: tuple[str, ...]) -> tuple[d
         return stream[places[key]]
 
     stream.seek(start)
-    return _networks(Machine(budget, _CALLS, outside(values, budget, 6)).run(stream), wanted)
+    return Machine(budget, _CALLS, outside(values, budget, 6)).run(stream)
+
+
+def read_flat(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one state dict that torch.save wrote.
+
+    Raises:
+        Refused: it is damaged, or holds anything but tensors.
+    """
+    size = path.stat().st_size
+    budget = Budget.of(size)
+    with path.open("rb") as file:
+        older = file.read(len(OLDER)) == OLDER
+        file.seek(0)
+        if older:
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as stream:
+                found = _unpickle_older(stream, budget)
+        else:
+            found = _opened(file, budget)
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise Refused("holds no state dict")
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            raise Refused(f"holds what is no tensor at {shown(key)}")
+    return dict(found)
 
 
 def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:

@@ -1,0 +1,1 @@
+"""Classifiers f: each file holds the specs of one family."""

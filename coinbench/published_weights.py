@@ -1,0 +1,156 @@
+"""Weights that others publish and coinbench starts from or measures with: where they come from, where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from coinbench import fetch
+from coinbench.cache import default_root
+from coinbench.errors import DataError, unknown
+from coinbench.fetch import Remote
+from coinbench.generators.state_dicts import read_flat
+from coinbench.generators.unpickle import Refused
+from coinbench.log import Log
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A file of weights."""
+
+    remote: Remote
+    purpose: str
+    licence: str
+
+
+def _imagenet(name: str, purpose: str) -> Published:
+    # torchvision names its files by the beginning of their sha256.
+    digest = name.rpartition("-")[2].removesuffix(".pth")
+    return Published(
+        remote=Remote(name=name, url=_TORCHVISION + name, digests=(("sha256", digest),)),
+        purpose=purpose,
+        licence="torchvision: BSD-3-Clause; trained on ImageNet, whose terms are non-commercial research",
+    )
+
+
+FILES: Mapping[str, Published] = {
+    "resnet50": _imagenet("resnet50-0676ba61.pth", "f: ResNet50, 76.13 % on ImageNet-1k"),
+    "resnet101": _imagenet("resnet101-63fe2227.pth", "f: ResNet101, 77.37 % on ImageNet-1k"),
+    "vit_b_16": _imagenet("vit_b_16-c867db91.pth", "f: ViT-B/16, 81.07 % on ImageNet-1k"),
+    "squeezenet1_1": _imagenet("squeezenet1_1-b8a52dc0.pth", "f: SqueezeNet 1.1; LPIPS squeeze"),
+    "vgg16": _imagenet("vgg16-397923af.pth", "LPIPS vgg: training of VisCoIN, and measured"),
+    "alexnet": _imagenet("alexnet-owt-7be5be79.pth", "LPIPS alex"),
+    "inception": Published(
+        remote=Remote(
+            name="weights-inception-2015-12-05-6726825d.pth",
+            url=_FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
+            digests=(("sha256", "6726825d"),),
+        ),
+        purpose="FID and KID: TensorFlow's Inception of 2015, as torch-fidelity has it",
+        licence="Apache-2.0",
+    ),
+}
+"""Accuracies as torchvision states them."""
+
+
+def known(name: str) -> Published:
+    """Return what is published under a name.
+
+    Raises:
+        UsageError: nothing is.
+    """
+    if name not in FILES:
+        raise unknown("weights", name, list(FILES))
+    return FILES[name]
+
+
+def folder(cache: Path | None = None) -> Path:
+    """Return where fetched weights lie."""
+    return (cache or default_root()) / "weights"
+
+
+def require(name: str, given: Path | None, setting: str) -> Path:
+    """Return a file of weights: the given one, or the fetched one.
+
+    Raises:
+        DataError: it is not there; says how to get it.
+    """
+    path = given or folder() / known(name).remote.name
+    if path.is_file():
+        return path
+    if given:
+        raise DataError(f"{setting}={given}: no such file; name another one, or set {setting}=imagenet")
+    raise DataError(
+        f"{path}: the ImageNet weights of {name} are not there; get them with `coinbench weights fetch {name}`, name a "
+        f"file with --set {setting}=FILE, or train anew with --set {setting}=scratch"
+    )
+
+
+def bring(name: str, cache: Path | None, log: Log) -> Path:
+    """Fetch and verify a file; one that is there is verified.
+
+    Raises:
+        UsageError: nothing is published under the name.
+        DataError: it cannot be fetched, or is not the published one.
+    """
+    return fetch.download(known(name).remote, folder(cache), log)
+
+
+def verified(name: str, cache: Path | None, log: Log) -> Path:
+    """Return a file that is here and is the published one.
+
+    Raises:
+        UsageError: nothing is published under the name.
+        DataError: it is not here, or another one.
+    """
+    path = folder(cache) / known(name).remote.name
+    if not path.is_file():
+        raise DataError(f"{path}: not there; get it with `coinbench weights fetch {name}`")
+    fetch.check(known(name).remote, path, log)
+    return path
+
+
+def key_of(path: Path, setting: str) -> str:
+    """Return the sha256 of a file, read once as long as its size and time stay.
+
+    Raises:
+        DataError: it is not readable.
+    """
+    try:
+        state = path.stat()
+        return _sha256(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{setting}={path}: not readable ({error.strerror}); name another file") from error
+
+
+@lru_cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file or of a state dict that torch.save wrote; nothing in it is run.
+
+    Raises:
+        DataError: it is missing, damaged, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in list(file.keys())}
+        return read_flat(path)
+    except Refused as error:
+        raise DataError(f"{path}: {error}; get the file anew from its publisher") from error
+    # safetensors passes on errors of its own, of the system and of torch.
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read ({error}); get the file anew from its publisher") from error
