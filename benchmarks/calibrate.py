@@ -56,6 +56,7 @@ def problem_of(experiment: Experiment) -> Problem:
     p = PerceptualNet(CHANNELS, networks.perceptual.width, Rng(0))
     for network in (f, g, p):
         channels_last(network.requires_grad_(False).eval())
+    g.freeze()
     return Problem(
         name=experiment.data.name,
         class_names=tuple(map(str, range(CLASSES))),

@@ -183,13 +183,14 @@ def birds(methods: tuple[str, ...]) -> Experiment:
     data = _data("birds")
     scale = Scale(
         resolution=16,
-        classifier_steps=330,
-        generator=beta_vae(850, width=24, batch=24, lr=2.5e-3),
+        classifier_steps=2000,
+        generator=stylegan2(32, kimg=640, flip=0.0),
         viscoin_steps=310,
         flint_steps=365,
         flaem_steps=430,
         random_steps=345,
         consistency_images=40,
+        parts=True,
     )
     return small(scale, data, methods)
 
