@@ -101,8 +101,7 @@ def prepare(
     from coinbench.cache import default_root
     from coinbench.data.prepare import run
 
-    given = [*(sets or ()), *([f"data.root={root}"] if root else ())]
-    for line in run(_config(name, given), (cache or default_root()).absolute(), fetch, mirror, quiet):
+    for line in run(name, tuple(sets or ()), root, (cache or default_root()).absolute(), fetch, mirror, quiet):
         print(line)
 
 

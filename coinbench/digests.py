@@ -31,7 +31,7 @@ def classifier_digest(cell: Cell) -> str:
     if found := shipped.find("classifier", cell.problem.classifier, cell):
         return digest("shipped", found.sha256)
     spec = registry.CLASSIFIERS.load(cell.problem.classifier.net)
-    return digest(_seen(cell), cell.problem.classifier.key(), _core(), _source(spec.fit))
+    return digest(_seen(cell), cell.problem.classifier.key(), _core(), _source(spec.build), _source(spec.fit))
 
 
 def perceptual_digest(cell: Cell) -> str:

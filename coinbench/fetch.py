@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from coinbench.errors import CoinbenchError, DataError
 from coinbench.files import cannot_write, read_json, write_json
+from coinbench.locks import locked
 from coinbench.log import Log
 
 _CHUNK = 2**20
@@ -61,7 +60,7 @@ def download(remote: Remote, folder: Path, log: Log) -> Path:
         raise DataError(f"{target}: not there, and cannot be fetched by a program; {remote.hint}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{remote.name}.lock"):
+        with locked(folder / f".{remote.name}.lock", log):
             # Another process may have fetched it meanwhile.
             if not target.is_file():
                 part = folder / f".{remote.name}.part"
@@ -140,12 +139,13 @@ def _state(part: Path) -> Path:
 
 def _fetch(remote: Remote, url: str, part: Path, log: Log) -> None:
     """Bring `part` to its full length; each failure after progress is forgiven, `_TRIES` without are not."""
-    failures, before = 0, -1
+    failures, most = 0, -1
     while True:
         log.check()
         done = part.stat().st_size if part.is_file() else 0
-        failures = 0 if done > before else failures + 1
-        before = done
+        # Beyond the most so far: a server without ranges begins anew each time.
+        failures = 0 if done > most else failures + 1
+        most = max(most, done)
         try:
             _continue(remote, url, part, log)
             return
@@ -155,57 +155,85 @@ def _fetch(remote: Remote, url: str, part: Path, log: Log) -> None:
                     f"{url}: the server answers {error.code} {error.reason}; "
                     f"{remote.hint or f'fetch it in a browser and put it at {part.with_name(remote.name)}'}"
                 ) from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except _BrokenError as error:
             if failures >= _TRIES:
-                reason = getattr(error, "reason", None) or error
                 raise DataError(
-                    f"{url}: cannot be reached ({reason}); check the connection and give the same command, which goes "
+                    f"{url}: cannot be reached ({error}); check the connection and give the same command, which goes "
                     f"on at {done / 1e6:,.0f} MB, or put the file at {part.with_name(remote.name)}"
                 ) from error
         log.say(f"{remote.name}: connection broken, trying again")
         log.stop.wait(min(8.0, 0.5 * 2**failures))
 
 
+class _BrokenError(Exception):
+    """A connection that failed, however the system calls it."""
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    given = {"User-Agent": "coinbench", "Accept-Encoding": "identity", **headers}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=given), timeout=_TIMEOUT)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(getattr(error, "reason", None) or error) from error
+
+
 def _continue(remote: Remote, url: str, part: Path, log: Log) -> None:
     """Ask for what is missing and append it; begin anew where the server has another file than before."""
     known = _known(part, url)
     start = part.stat().st_size if known and part.is_file() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "coinbench", "Accept-Encoding": "identity"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", known["validator"])
+    asked = {"Range": f"bytes={start}-", "If-Range": known["validator"]} if start else {}
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = _open(url, asked)
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
         if known.get("total") == start:
             return  # all of it came before
         part.unlink()
-        response = urllib.request.urlopen(url, timeout=_TIMEOUT)
+        start, response = 0, _open(url, {})
+    if response.status == http.client.PARTIAL_CONTENT and not _begins_at(response, start):
+        # Another part than the one asked for: the whole, then.
+        response.close()
+        start, response = 0, _open(url, {})
     with response:
         resumed = response.status == http.client.PARTIAL_CONTENT
         start = start if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
-        if remote.size is not None and total is not None and total != remote.size:
-            raise DataError(
-                f"{url}: offers {total:,} bytes ({response.headers.get_content_type()}), the published file has "
-                f"{remote.size:,}; {remote.hint or 'look at the address in a browser'}"
-            )
-        validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        total = _length(response, start)
+        kind = response.headers.get_content_type()
+        if (remote.size is not None and total not in (None, remote.size)) or kind == "text/html":
+            size = f"{total:,} bytes" if total is not None else "a page"
+            expected = f"the published file has {remote.size:,}" if remote.size else "the published file is no web page"
+            raise DataError(f"{url}: offers {size} ({kind}), {expected}; {remote.hint or 'look at it in a browser'}")
         if not resumed:
-            # Weak validators may not be asked for a range with.
-            strong = "" if validator.startswith("W/") else validator
-            write_json(_state(part), {"url": url, "validator": strong, "total": total})
+            # The old part first: with a new note beside it, it would be gone on with.
+            part.unlink(missing_ok=True)
+            write_json(_state(part), {"url": url, "validator": _validator(response), "total": total})
         pace = _Pace(log, total or remote.size, remote.name, start)
         with part.open("ab" if resumed else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 pace.add(len(chunk))
                 log.check()
-        if total is not None and pace.done < total:
-            raise ConnectionError(f"cut after {pace.done:,} of {total:,} bytes")
+        expected = total or remote.size
+        if expected is not None and pace.done < expected:
+            raise _BrokenError(f"cut after {pace.done:,} of {expected:,} bytes")
+
+
+def _begins_at(response: Any, start: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+
+
+def _length(response: Any, start: int) -> int | None:
+    length = response.headers.get("Content-Length")
+    return start + int(length) if length and length.isdigit() else None
+
+
+def _validator(response: Any) -> str:
+    """Return what a range may be asked for with: weak tags may not."""
+    tag = response.headers.get("ETag") or ""
+    return (response.headers.get("Last-Modified") or "") if not tag or tag.startswith("W/") else tag
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
@@ -213,7 +241,10 @@ def _chunks(response: Any) -> Iterator[bytes]:
         try:
             chunk = response.read1(_CHUNK)
         except http.client.IncompleteRead as error:
-            chunk = error.partial
+            yield error.partial
+            raise _BrokenError("cut") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _BrokenError(error) from error
         if not chunk:
             return
         yield chunk

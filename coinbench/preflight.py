@@ -6,6 +6,7 @@ from coinbench import registry
 from coinbench.cache import Cache
 from coinbench.digests import classifier_digest
 from coinbench.plan import Planned
+from coinbench.published_weights import folder
 
 
 def check_ready(planned: list[Planned], cache: Cache) -> None:
@@ -17,4 +18,4 @@ def check_ready(planned: list[Planned], cache: Cache) -> None:
     for cell in planned:
         f = cell.cell.problem.classifier
         if not cell.done and not cache.has("classifier", classifier_digest(cell.cell)):
-            registry.CLASSIFIERS.load(f.net).ready(f)
+            registry.CLASSIFIERS.load(f.net).start(f, folder(cache.root))

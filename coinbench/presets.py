@@ -100,7 +100,7 @@ def stylegan2(size: int, kimg: int, **changes: Any) -> GeneratorConfig:
 
 
 def other_classifier(experiment: Experiment, net: str) -> Experiment:
-    """Return the experiment with another f, at its own defaults but for the training, which is the preset's.
+    """Return the experiment with another f at its own defaults; the training is the preset's within a family.
 
     Args:
         experiment: with the f that its preset has.
@@ -109,8 +109,10 @@ def other_classifier(experiment: Experiment, net: str) -> Experiment:
     Raises:
         UsageError: no classifier has that name.
     """
-    config = registry.CLASSIFIERS.load(registry.CLASSIFIERS.check(net)).config
-    given = {"train": experiment.problem.classifier.train} if config.model_fields["train"].is_required() else {}
+    config, now = registry.CLASSIFIERS.load(registry.CLASSIFIERS.check(net)).config, experiment.problem.classifier
+    # Of one family both learn alike; another one starts from other weights, and knows its training better.
+    alike = config.__base__ is type(now).__base__ or config.model_fields["train"].is_required()
+    given = {"train": now.train} if alike else {}
     problem = experiment.problem.model_copy(update={"classifier": config(net=net, **given)})
     return experiment.model_copy(update={"problem": problem})
 

@@ -1,7 +1,8 @@
 """Settings of the VisCoIN paper's main experiments at 256 px: its table 3, section 5 and appendix C.
 
-f, G and VisCoIN are the paper's. It says little of its FLINT and nothing of steps for it; FLAEM is the FLAEM paper's
-with the classifier of its public code's size. Those, and the random baseline's, train as many steps as VisCoIN: ours.
+f and VisCoIN are the paper's. So is G but for its start, which `problem.generator.init` names. The paper says little of
+its FLINT; FLAEM is the FLAEM paper's with a classifier of its public code's size. Those, and the random baseline, train
+as many steps as VisCoIN: ours.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from torch import nn
 
 from coinbench import registry, shipped, weights
 from coinbench.cache import Busy, Cache
-from coinbench.config import Cell, ClassifierConfig, DataConfig, digest
-from coinbench.data.source import SPLITS, Source, check, pixels
+from coinbench.config import Cell, ClassifierConfig, DataConfig
+from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
 from coinbench.errors import UsageError
 from coinbench.judge import judge_by
@@ -20,6 +20,7 @@ from coinbench.models import Classifier, ImageGenerator, channels_last
 from coinbench.networks.perceptual import PerceptualNet
 from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
+from coinbench.published_weights import folder
 from coinbench.rng import Rng
 
 WEIGHTS = "weights.safetensors"
@@ -34,23 +35,19 @@ def open_source(config: DataConfig, cache: Cache) -> Source:
     return check(registry.PROBLEMS.load(config.name).open(config, cache.root), config.name)
 
 
-def load_split(name: str, config: DataConfig, source: Source, cache: Cache, device: torch.device) -> Split:
+def load_split(
+    name: str, config: DataConfig, source: Source, cache: Cache, device: torch.device, log: Log | None = None
+) -> Split:
     """Return a split, its pixels drawn or decoded into the cache once."""
-    index = source.split(name, config.val_fraction)
-    folder = cache.root / "data" / digest(source.fingerprint, config.val_fraction)
-    small = pixels(source, index, config.size, folder / f"{name}-{config.size}.npy")
-    large = small
-    if name == "train" and config.resized != config.size:
-        large = pixels(source, index, config.resized, folder / f"{name}-{config.resized}.npy")
+    index, small, large = split_pixels(name, config, source, cache.root, log)
     return Split(name, small, source.labels[index], index, large, config.flip, device)
 
 
 def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, size: int) -> Classifier:
-    """Return f as its training starts.
+    """Return f at initialisation.
 
     Raises:
         UsageError: it cannot read such images.
-        DataError: the weights to start from are not there, or do not fit.
     """
     rng = Rng(config.seed).child("classifier")
     return registry.CLASSIFIERS.load(config.net).build(config, n_classes, channels, size, rng)
@@ -113,8 +110,9 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
         return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
 
     def fit_classifier(log: Log) -> None:
-        fit = registry.CLASSIFIERS.load(problem.classifier.net).fit
-        fit(problem.classifier, f, split, Rng(problem.classifier.seed).child("classifier"), log)
+        of, rng_of_f = registry.CLASSIFIERS.load(problem.classifier.net), Rng(problem.classifier.seed)
+        start = of.start(problem.classifier, folder(cache.root))
+        of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start)
 
     stages = {"classifier": stage("classifier", classifier_digest(cell), f, fit_classifier)}
 
@@ -142,7 +140,9 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     """Open the data, load or train f, G and p, and freeze everything."""
     source = open_source(cell.data, cache)
     log.at("data", cache.root).say(f"{cell.dataset}: {len(source.labels)} images at {cell.data.size} px")
-    train_split, val, test = (load_split(name, cell.data, source, cache, device) for name in SPLITS)
+    train_split, val, test = (
+        load_split(name, cell.data, source, cache, device, log.at("data", cache.root)) for name in SPLITS
+    )
     found = build_networks(cell, source, train_split, cache)
     _load(found.stages.values(), cache, log)
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
@@ -174,7 +174,7 @@ def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) ->
         Interrupted: asked to stop; the same call resumes.
     """
     source = open_source(cell.data, cache)
-    split = load_split("train", cell.data, source, cache, device)
+    split = load_split("train", cell.data, source, cache, device, log.at("data", cache.root))
     stages = build_networks(cell, source, split, cache).stages
     if kind not in stages:
         raise UsageError(f"pretrain {kind}: nothing to train with problem.perceptual.net={cell.problem.perceptual.net}")

@@ -78,14 +78,22 @@ def folder(cache: Path | None = None) -> Path:
     return (cache or default_root()) / "weights"
 
 
-def require(name: str, given: Path | None, setting: str) -> Path:
-    """Return a file of weights: the given one, or the fetched one.
+def require(name: str, given: Path | None, weights: Path, setting: str) -> Path:
+    """Return a file of weights: the given one, or the fetched one, which is the published one.
+
+    Args:
+        name: of published weights.
+        given: a file of the user's.
+        weights: folder of fetched weights.
+        setting: what names a file, for the message.
 
     Raises:
-        DataError: it is not there; says how to get it.
+        DataError: it is not there, or another one; says how to get it.
     """
-    path = given or folder() / known(name).remote.name
+    path = given or weights / known(name).remote.name
     if path.is_file():
+        if given is None:
+            fetch.check(known(name).remote, path, Log(weights))
         return path
     if given:
         raise DataError(f"{setting}={given}: no such file; name another one, or set {setting}=imagenet")

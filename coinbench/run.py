@@ -61,6 +61,7 @@ def run(
     """
     with locked(out):
         planned = cells(config, cache, out)
+        check_ready(planned, cache)
         record(config, out)
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.
         _forget([cell for cell in planned if cell.cell.method.name in force], cache)
@@ -70,7 +71,6 @@ def run(
             # Gone before anything changes, so that a killed run leaves no report of other results.
             (out / "report.html").unlink(missing_ok=True)
         write_json(out / "plan.json", plan)
-        check_ready(planned, cache)
         outcomes = executor.run(planned, display)
         rows = out / "results.csv"
         before = rows.read_bytes() if rows.is_file() else b""

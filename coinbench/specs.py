@@ -55,13 +55,14 @@ class ClassifierSpec:
 
     config: type[ClassifierConfig]
     build: Callable[[Any, int, int, int, Rng], Classifier]
-    """(config, classes, channels, image size, rng) -> the network that training starts from."""
-    fit: Callable[[Any, Classifier, Split, Rng, Log], None]
-    """(config, network, training split, rng, log): trains the network in place."""
+    """(config, classes, channels, image size, rng) -> the network at initialisation."""
+    fit: Callable[[Any, Classifier, Split, Rng, Log, Path | None], None]
+    """(config, network, training split, rng, log, file to start from): trains the network in place."""
     source: str
     """Paper."""
-    ready: Callable[[Any], object] = lambda config: None
-    """(config): raises DataError where something that training starts from is not here."""
+    start: Callable[[Any, Path], Path | None] = lambda config, weights: None
+    """(config, folder of published weights) -> file that training starts from, None for none; raises DataError where
+    it is not here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from image_files import encode
 from PIL import Image
 from scipy.io import savemat
 
+from coinbench import registry
 from coinbench.data import celebahq, cub200, stanfordcars
 from coinbench.data.official import Counts
 
@@ -161,6 +162,9 @@ class Served:
     script: dict[str, list[int]] = field(default_factory=dict)
     """File -> what happens to its next requests: an error code, or, below 0, a cut after so many bytes."""
     ranges: bool = True
+    how: str = "length"
+    """length, no length (the end of the connection is that of the file), chunked; the latter two once."""
+    kind: str = "application/octet-stream"
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     """(file, range) of each request."""
 
@@ -191,8 +195,18 @@ def serve(files: Files) -> Iterator[Served]:
                 return
             self.send_response(206 if start else 200)
             self.send_header("ETag", tag)
-            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Type", served.kind)
+            how, served.how = served.how, "length"
+            if how == "length":
+                self.send_header("Content-Length", str(len(content) - start))
+            elif how == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            if how == "chunked":
+                # A chunk whose rest never comes.
+                self.wfile.write(f"{len(content) - start:x}\r\n".encode())
             self.wfile.write(content[start:][:cut])
 
         def log_message(self, format: str, *args: object) -> None:
@@ -217,3 +231,16 @@ def write(root: Path, files: Files) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return root
+
+
+def command(name: str, root: Path, *more: object) -> tuple[object, ...]:
+    return ("data", "prepare", name, "--root", root, "--quiet", *more)
+
+
+def from_server(name: str, root: Path, served: Served) -> tuple[object, ...]:
+    return command(name, root, "--download", "--mirror", served.url)
+
+
+def opened(name: str, root: Path, tmp_path: Path, **settings: object):
+    spec = registry.PROBLEMS.load(name)
+    return spec.open(spec.config(root=root, **settings), tmp_path / "cache")

@@ -118,6 +118,22 @@ def test_the_head_of_another_task_is_left_out(name: str, older: bool, tmp_path: 
         assert torch.equal(value, expected), key
 
 
+def test_the_published_vit_is_older_than_its_names(tmp_path: Path) -> None:
+    reference = theirs("vit_b_16")
+    older = {
+        key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): value
+        for key, value in reference.state_dict().items()
+    }
+    assert older.keys() != reference.state_dict().keys()
+    torch.save(older, tmp_path / "w.pth")
+    network = ours("vit_b_16")
+    take(network, tmp_path / "w.pth")
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in reference.state_dict().items())
+    torch.save(theirs("squeezenet1_1").state_dict(), tmp_path / "s.pth")
+    with pytest.raises(DataError, match=r"lacks 'encoder\.pos_embedding' as ViT-B/16 has it"):
+        take(network, tmp_path / "s.pth")
+
+
 def test_positions_of_a_vit_are_interpolated(tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = models.vit_b_16(image_size=96, num_classes=5)
@@ -179,6 +195,15 @@ def test_only_the_head_learns_where_that_is_asked_for() -> None:
     network = spec.build(config, 7, 3, SIZE, Rng(0))
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {"classifier.1.weight", "classifier.1.bias"}
+    network = BUILDERS["resnet50"](7, 3, SIZE)
+    network.learning(False)
+    network.train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network(torch.rand(4, 3, SIZE, SIZE) * 2 - 1)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items()), "no statistics move"
+    assert network.fc.training
+    network.learning(True)
+    assert network.train().bn1.training
 
 
 @pytest.mark.parametrize("name", registry.CLASSIFIERS.names())
@@ -214,13 +239,13 @@ def test_weights_are_fetched_listed_verified_and_found(
     published: bytes, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match="coinbench weights fetch squeezenet1_1"):
-        require("squeezenet1_1", None, "problem.classifier.init")
+        require("squeezenet1_1", None, tmp_path / "cache" / "weights", "problem.classifier.init")
     with serve({"w.pth": published}) as served:
         _at(monkeypatch, served.url)
         assert cli("weights", "fetch", "squeezenet1_1", "--quiet").code == 0
         assert cli("weights", "fetch", "squeezenet1_1", "--quiet").code == 0
         assert len(served.asked) == 1
-    path = require("squeezenet1_1", None, "problem.classifier.init")
+    path = require("squeezenet1_1", None, tmp_path / "cache" / "weights", "problem.classifier.init")
     assert path.read_bytes() == published
     assert cli("weights", "verify", "--quiet").out == f"squeezenet1_1: {path}: as published\n"
     listed = cli("weights", "list").out

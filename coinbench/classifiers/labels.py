@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from coinbench.config import ClassifierConfig
@@ -12,8 +14,10 @@ from coinbench.rng import Rng
 from coinbench.training import train
 
 
-def fit(config: ClassifierConfig, network: Classifier, split: Split, rng: Rng, log: Log) -> None:
-    """Train f by cross-entropy on the augmented training split, in place.
+def fit(
+    config: ClassifierConfig, network: Classifier, split: Split, rng: Rng, log: Log, start: Path | None = None
+) -> None:
+    """Train f by cross-entropy on the augmented training split, in place and from where it is.
 
     Raises:
         CoinbenchError: the loss is not finite.

@@ -13,11 +13,15 @@ from pydantic import field_validator
 
 from coinbench.classifiers.labels import fit
 from coinbench.config import ClassifierConfig, TrainConfig, absolute
+from coinbench.log import Log
 from coinbench.models import Classifier
-from coinbench.networks.torchvision_nets import BUILDERS, take
-from coinbench.published_weights import key_of, require
+from coinbench.networks.torchvision_nets import BUILDERS, TorchvisionNet, take
+from coinbench.problem import Split
+from coinbench.published_weights import key_of, known, require
 from coinbench.rng import Rng, seeded
 from coinbench.specs import ClassifierSpec
+
+_SETTING = "problem.classifier.init"
 
 
 class TorchvisionNetConfig(ClassifierConfig):
@@ -42,7 +46,9 @@ class TorchvisionNetConfig(ClassifierConfig):
         """
         key = super().key()
         if isinstance(self.init, Path):
-            key["init"] = key_of(self.init, "problem.classifier.init")
+            key["init"] = key_of(self.init, _SETTING)
+        elif self.init == "imagenet":
+            key["init"] = known(self.net).remote.name
         return key
 
 
@@ -72,33 +78,44 @@ class ViTConfig(TorchvisionNetConfig):
 
 
 def _build(config: TorchvisionNetConfig, n_classes: int, channels: int, size: int, rng: Rng) -> Classifier:
-    """Return the network with the weights that training starts from.
+    """Return the network at initialisation.
 
     Raises:
-        UsageError: the images are not RGB, or too small.
-        DataError: the weights are not there, or do not fit.
+        UsageError: the images are not RGB, or of a size that it does not read.
     """
     with seeded(rng.child("init")):
         network = BUILDERS[config.net](n_classes, channels, size)
-    if (start := _start(config)) is not None:
-        take(network, start)
     network.learning(config.train_all)
     return network
 
 
-def _start(config: TorchvisionNetConfig) -> Path | None:
+def _start(config: TorchvisionNetConfig, weights: Path) -> Path | None:
     """Return the weights that training starts from; None: at initialisation.
 
     Raises:
-        DataError: they are not here.
+        DataError: they are not here, or not the published ones.
     """
     if config.init == "scratch":
         return None
-    return require(config.net, config.init if isinstance(config.init, Path) else None, "problem.classifier.init")
+    return require(config.net, config.init if isinstance(config.init, Path) else None, weights, _SETTING)
+
+
+def _fit(
+    config: TorchvisionNetConfig, network: Classifier, split: Split, rng: Rng, log: Log, start: Path | None
+) -> None:
+    """Fill the network with the weights to start from, and train it on labels.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    assert isinstance(network, TorchvisionNet)
+    if start is not None:
+        take(network, start)
+    fit(config, network, split, rng, log)
 
 
 def _spec(config: type[TorchvisionNetConfig], source: str) -> ClassifierSpec:
-    return ClassifierSpec(config=config, build=_build, fit=fit, source=source, ready=_start)
+    return ClassifierSpec(config=config, build=_build, fit=_fit, source=source, start=_start)
 
 
 RESNET50 = _spec(ResNet50Config, "He et al. 2016; f of the VisCoIN paper; torchvision, ImageNet-1k")

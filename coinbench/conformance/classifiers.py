@@ -53,7 +53,8 @@ class ClassifierBench:
         """Return the network after a short training."""
         network = self.build()
         with torch.enable_grad(), contract.raising("fit", self.spec.fit):
-            self.spec.fit(self.config, network, self.problem.train, _RNG, Log(self.folder / name))
+            start = self.spec.start(self.config, self.folder)
+            self.spec.fit(self.config, network, self.problem.train, _RNG, Log(self.folder / name), start)
         return network.eval()
 
     @property

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from coinbench.data.official import (
+    ANEW,
     Archive,
     Counts,
     Item,
@@ -36,13 +37,14 @@ COUNTS = {
 IMAGES, ATTRIBUTES = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno.txt"
 MAPPING, PARTITION, OF_CELEBA = "CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt", "list_attr_celeba.txt"
 _BY_HAND = "from its authors' cloud drive"
+INNER = "CelebAMask-HQ"
 ARCHIVES = (
     Archive(
         remote=Remote(
             name="CelebAMask-HQ.zip",
             hint=f"{_BY_HAND}, github.com/switchablenorms/CelebAMask-HQ (3.15 GB)",
         ),
-        leaves=(f"CelebAMask-HQ/{IMAGES}", IMAGES),
+        leaves=(IMAGES,),
     ),
     Archive(
         remote=Remote(
@@ -51,7 +53,8 @@ ARCHIVES = (
             digests=(("md5", "d32c9cbf5e040fd4025c592c306e6668"),),
             hint=f"{_BY_HAND}, mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         ),
-        leaves=(PARTITION, f"CelebAMask-HQ/{PARTITION}"),
+        leaves=(PARTITION,),
+        needed=lambda config: config.partition == "celeba",
     ),
     Archive(
         remote=Remote(
@@ -60,8 +63,8 @@ ARCHIVES = (
             digests=(("md5", "75e246fa4810816ffd6ee81facbd244c"),),
             hint=f"{_BY_HAND}, mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         ),
-        leaves=(OF_CELEBA, f"CelebAMask-HQ/{OF_CELEBA}", ATTRIBUTES, f"CelebAMask-HQ/{ATTRIBUTES}"),
-        needed=False,
+        leaves=(OF_CELEBA, ATTRIBUTES),
+        needed=lambda config: False,
     ),
 )
 _SPLITS = ("train", "val", "test")
@@ -82,7 +85,7 @@ def listed(config: CelebAHQConfig, cache: Path) -> Listed:
     Raises:
         DataError: the data set is not there, or not as published.
     """
-    folder = find_folder(config, cache, IMAGES, "CelebAMask-HQ")
+    folder = find_folder(config, cache, IMAGES, INNER)
     where = f"celebahq: {folder}"
     others = (folder, folder.parent, root_of(config, cache))
     numbers = sorted(_number(where, path) for path in (folder / IMAGES).glob("*.jpg") if path.name[0] != ".")
@@ -92,7 +95,7 @@ def listed(config: CelebAHQConfig, cache: Path) -> Listed:
     items = []
     for number in numbers:
         if number not in young:
-            raise DataError(f"{where}: {number}.jpg has no attributes; unpack the official archive again")
+            raise DataError(f"{where}: {number}.jpg has no attributes; {ANEW}")
         items.append(Item(f"{IMAGES}/{number}.jpg", young[number], split(number)))
     refuse_extra(where, folder, folder / IMAGES, [item.name for item in items])
     return Listed(folder=folder, items=items, counts=COUNTS[config.partition], card=_card(config.partition))
@@ -103,7 +106,7 @@ def _open(config: CelebAHQConfig, cache: Path) -> OfficialImages:
 
 
 def _number(where: str, path: Path) -> int:
-    if not path.stem.isdigit():
+    if not (path.stem.isascii() and path.stem.isdecimal()):
         raise DataError(f"{where}: {IMAGES}/{path.name} has no number for a name; move what does not belong there")
     return int(path.stem)
 
@@ -113,7 +116,7 @@ def _mapping(path: Path) -> dict[int, str]:
     return {
         whole(f"{path} line {row}", number, 0, 29999): name
         for row, (number, _, name) in enumerate(read_table(path, 3), 1)
-        if number.isdigit() or row > 1
+        if number.isdecimal() or row > 1
     }
 
 
@@ -197,5 +200,5 @@ DATASET = DatasetSpec(
     config=CelebAHQConfig,
     open=_open,
     summary="30,000 photographs of faces, young or old; `data prepare celebahq` says how to get them",
-    official=Official(archives=ARCHIVES, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
 )

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from coinbench.data.official import (
+    ANEW,
     Archive,
     Counts,
     Item,
@@ -17,6 +18,7 @@ from coinbench.data.official import (
     OfficialConfig,
     OfficialImages,
     find_folder,
+    iterate_table,
     read_table,
     refuse_extra,
     whole,
@@ -27,6 +29,7 @@ from coinbench.fetch import Remote
 from coinbench.specs import DatasetSpec
 
 COUNTS = Counts(images=11788, classes=200, train=5994, test=5794)
+INNER = "CUB_200_2011"
 ARCHIVES = (
     Archive(
         remote=Remote(
@@ -38,7 +41,7 @@ ARCHIVES = (
                 ("md5", "97eceeb196236b17998738112f37df78"),
             ),
         ),
-        leaves=("CUB_200_2011/images.txt", "images.txt"),
+        leaves=("images.txt",),
     ),
 )
 
@@ -55,7 +58,7 @@ def listed(config: CUB200Config, cache: Path) -> Listed:
     Raises:
         DataError: the data set is not there, or not as published.
     """
-    folder = find_folder(config, cache, "images.txt", "CUB_200_2011")
+    folder = find_folder(config, cache, "images.txt", INNER)
     classes = _numbered(folder / "classes.txt")
     files = _numbered(folder / "images.txt")
     labels = _values(folder / "image_class_labels.txt", files, 1, len(classes))
@@ -125,7 +128,7 @@ class CUB200(OfficialImages):
         try:
             found = np.loadtxt(path, dtype=np.float32, ndmin=2) / 100
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); unpack the official archive again") from error
+            raise DataError(f"{path}: cannot be read ({error}); {ANEW}") from error
         if len(found) != len(self.card.class_names):
             raise DataError(
                 f"{path}: {len(found)} rows for {len(self.card.class_names)} classes; take the official file"
@@ -142,11 +145,11 @@ class CUB200(OfficialImages):
         path, n = self.folder / "attributes" / "image_attribute_labels.txt", len(self.attribute_names)
         found = np.full((len(self.labels), n), -1, dtype=np.int8)
         # Some official lines have a cell too many behind the fourth: it is not looked at.
-        for row, (image, attribute, present, rest) in enumerate(read_table(path, 4), 1):
+        for row, (image, attribute, present, rest) in enumerate(iterate_table(path, 4), 1):
             where = f"{path} line {row}"
             at = whole(where, image, 1, len(found)) - 1, whole(where, attribute, 1, n) - 1
             # Certainty 1: not visible.
-            found[at] = -1 if rest.startswith("1 ") else whole(where, present, 0, 1)
+            found[at] = -1 if rest.split()[0] == "1" else whole(where, present, 0, 1)
         return found
 
 
@@ -193,5 +196,5 @@ DATASET = DatasetSpec(
     config=CUB200Config,
     open=CUB200,
     summary="11,788 photographs of 200 kinds of birds; `data prepare cub200 --download`",
-    official=Official(archives=ARCHIVES, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
 )

@@ -135,7 +135,7 @@ def check_files(root: Path, names: list[str], cache: Path, log: Log | None = Non
             left = (time.monotonic() - began) / done * (len(stale) - done)
             if log is not None:
                 log.progress(done, len(stale), left, "images checked")
-            if done == len(stale) or (log is not None and log.stop.is_set()):
+            if done == len(stale) or start % (16 * _AT_ONCE) == 0 or (log is not None and log.stop.is_set()):
                 _record(record, known)
             if log is not None:
                 log.check()

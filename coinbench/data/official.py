@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from coinbench.data.listing import shown
 from coinbench.data.source import Card
 from coinbench.errors import DataError
 from coinbench.fetch import Remote
+
+ANEW = "delete that folder, and prepare the data set again"
+"""What mends an unpacked archive: it is unpacked only where there is none."""
 
 
 class OfficialConfig(DataConfig):
@@ -47,13 +50,18 @@ class Archive:
 
     remote: Remote
     leaves: tuple[str, ...]
-    """Paths below the root, any of which shows that it was unpacked."""
-    needed: bool = True
-    """False: the data set can do without it; `data prepare` fetches it where it can and says so where not."""
+    """Paths below a folder of the data set, any of which shows that it was unpacked; of a plain file the file."""
+    needed: Callable[[Any], bool] = lambda config: True
+    """(config) -> whether the data set can do without it."""
 
-    def is_unpacked(self, root: Path) -> bool:
-        """Tell whether what it holds is there."""
-        return any((root / path).exists() for path in self.leaves)
+    @property
+    def packed(self) -> bool:
+        """Tell whether it is unpacked, or serves as it is."""
+        return self.remote.name.endswith((".zip", ".tgz", ".tar", ".tar.gz"))
+
+    def found(self, places: Iterable[Path]) -> Path | None:
+        """Return where what it holds is there; None: nowhere."""
+        return next((place / leaf for place in places for leaf in self.leaves if (place / leaf).exists()), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,8 @@ class Official:
     """What `coinbench data prepare` needs of a data set."""
 
     archives: tuple[Archive, ...]
+    inner: str
+    """Folder that its archives make."""
     listed: Callable[[Any, Path], Listed]
     """(config, cache folder) -> its lists; raises DataError where they are missing or not as published."""
 
@@ -119,7 +129,7 @@ class OfficialImages(ImageFiles):
         names = [item.name for item in items]
         facts = check_files(folder, names, cache)
         if bad := [f"{name}: {facts[name].bad}" for name in names if facts[name].bad]:
-            raise DataError(f"{where}: {some(bad, 3)}: unusable; fetch the archive again, or repair them")
+            raise DataError(f"{where}: {some(bad, 3)}: unusable; {ANEW}")
         super().__init__(folder, names, [facts[name] for name in names], 3)
         rows = zip(names, self.labels.tolist(), (item.split for item in items), self._facts, strict=True)
         told = [[name, card.class_names[label], split, fact.sha256] for name, label, split, fact in rows]
@@ -134,8 +144,13 @@ class OfficialImages(ImageFiles):
         return np.flatnonzero(chosen[name])
 
 
+def places(root: Path, inner: str) -> tuple[Path, ...]:
+    """Return where a data set may lie: the root, or `inner` below it, or that twice, as some mirrors pack it."""
+    return root, root / inner, root / inner / inner
+
+
 def find_folder(config: OfficialConfig, cache: Path, mark: str, inner: str) -> Path:
-    """Return the folder that holds `mark`: the root, or `inner` below it, or that twice (as some mirrors pack it).
+    """Return the folder that holds `mark`.
 
     Raises:
         DataError: none does; says how to get the data set.
@@ -143,7 +158,7 @@ def find_folder(config: OfficialConfig, cache: Path, mark: str, inner: str) -> P
     root = root_of(config, cache)
     if root.is_file():
         raise DataError(f"data.root={root}: a file, not a folder; name the folder it lies in")
-    for folder in (root, root / inner, root / inner / inner):
+    for folder in places(root, inner):
         if (folder / mark).exists():
             return folder
     raise DataError(
@@ -158,21 +173,23 @@ def read_table(path: Path, columns: int) -> list[list[str]]:
     Raises:
         DataError: it is missing, no text, or a line has too few cells; names the line.
     """
+    return list(iterate_table(path, columns))
+
+
+def iterate_table(path: Path, columns: int) -> Iterator[list[str]]:
+    """Yield the same line by line, for tables that are long."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                cells = line.split(maxsplit=columns - 1)
+                if cells and len(cells) < columns:
+                    text = shown(line[:60].strip())
+                    raise DataError(f"{path} line {number}: {text!r} has not {columns} columns; take the official file")
+                if cells:
+                    yield [*cells[:-1], cells[-1].strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); unpack the official archive again") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        cells = line.split(maxsplit=columns - 1)
-        if cells and len(cells) < columns:
-            raise DataError(
-                f"{path} line {number}: {shown(line[:60])!r} has not {columns} columns; take the official file"
-            )
-        if cells:
-            rows.append([*cells[:-1], cells[-1].strip()])
-    return rows
+        raise DataError(f"{path}: cannot be read ({reason}); {ANEW}") from error
 
 
 def whole(where: str, text: str, least: int, most: int) -> int:
@@ -216,9 +233,12 @@ def refuse_missing(where: str, folder: Path, items: list[Item]) -> None:
     """
     if not items:
         raise DataError(f"{where}: the official list names no image; take the official file")
+    outside = [item.name for item in items if ".." in item.name.split("/") or item.name.startswith("/")]
+    if outside:
+        raise DataError(f"{where}: {some(outside, 3)} outside the folder; take the official list")
     missing = [item.name for item in items if not (folder / item.name).is_file()]
     if missing:
-        raise DataError(f"{where}: {some(missing, 3)} missing; unpack the official archive again")
+        raise DataError(f"{where}: {some(missing, 3)} missing; {ANEW}")
 
 
 def _refuse_other_counts(where: str, counts: Counts, classes: int, is_test: np.ndarray) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from coinbench.config import DataConfig, digest
 from coinbench.errors import DataError
 from coinbench.files import write_atomically
+from coinbench.locks import locked
+from coinbench.log import Log
 from coinbench.rng import Rng
 
 SPLITS = ("train", "val", "test")
+_AT_ONCE, _TOLD = 256, 2000
+"""Images between two writes, and from how many on a split takes so long that progress is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,22 +113,47 @@ def check(source: Source, name: str) -> Source:
     return source
 
 
-def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarray:
+def split_pixels(
+    name: str, config: DataConfig, source: Source, cache: Path, log: Log | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return positions of a split, its pixels, and what training crops are cut from; drawn or decoded once.
+
+    Args:
+        name: train, val or test.
+        config: with the sizes.
+        source: the data set, opened.
+        cache: cache folder.
+        log: of progress.
+
+    Raises:
+        DataError: a file is damaged, or an image cannot be read.
+        Interrupted: asked to stop.
+    """
+    index = source.split(name, config.val_fraction)
+    folder = cache / "data" / digest(source.fingerprint, config.val_fraction)
+    small = pixels(source, index, config.size, folder / f"{name}-{config.size}.npy", log)
+    large = small
+    if name == "train" and config.resized != config.size:
+        large = pixels(source, index, config.resized, folder / f"{name}-{config.resized}.npy", log)
+    return index, small, large
+
+
+def pixels(source: Source, index: np.ndarray, size: int, path: Path, log: Log | None = None) -> np.ndarray:
     """Return uint8 [n, size, size, C] as a memory map of `path`, drawn or decoded there once.
 
-    The file is written beside and renamed, so a killed run leaves no half map.
+    The file is written beside and renamed, so a killed run leaves no half map. Another process that needs the same
+    waits for it.
 
     Raises:
         DataError: the file is damaged, or an image cannot be read.
+        Interrupted: asked to stop.
     """
     shape = (len(index), size, size, source.channels)
     if not path.is_file():
-        # Written, not mapped: on a full disk a write fails, while a store into a map kills the process.
-        with write_atomically(path) as temporary, temporary.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(index), 256):
-                file.write(source.images(index[start : start + 256], size).tobytes())
+        log = log or Log(path.parent)
+        with locked(path.with_suffix(".lock"), log):
+            if not path.is_file():
+                _store(source, index, shape, path, log)
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         if (array.shape, array.dtype) != (shape, np.uint8):
@@ -131,3 +162,17 @@ def pixels(source: Source, index: np.ndarray, size: int, path: Path) -> np.ndarr
     except Exception as error:
         raise DataError(f"{path}: not the pixels that were stored there ({error}); delete it and run again") from error
     return array
+
+
+def _store(source: Source, index: np.ndarray, shape: tuple[int, ...], path: Path, log: Log) -> None:
+    began = time.monotonic()
+    # Written, not mapped: on a full disk a write fails, while a store into a map kills the process.
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for start in range(0, len(index), _AT_ONCE):
+            log.check()
+            file.write(source.images(index[start : start + _AT_ONCE], shape[1]).tobytes())
+            done = min(start + _AT_ONCE, len(index))
+            left = (time.monotonic() - began) / done * (len(index) - done)
+            if len(index) > _TOLD:
+                log.progress(done, len(index), left, f"{path.stem}: images decoded")

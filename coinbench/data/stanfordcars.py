@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from coinbench.data.official import (
+    ANEW,
     Archive,
     Counts,
     Item,
@@ -16,7 +17,9 @@ from coinbench.data.official import (
     OfficialConfig,
     OfficialImages,
     find_folder,
+    places,
     refuse_extra,
+    root_of,
     whole,
 )
 from coinbench.data.source import Card
@@ -27,7 +30,7 @@ from coinbench.specs import DatasetSpec
 COUNTS = Counts(images=16185, classes=196, train=8144, test=8041)
 # Their authors' address is dead since 2023; this copy is said to hold the same files.
 _GONE = "from kaggle.com/datasets/rickyyyyyyy/torchvision-stanford-cars"
-LABELLED = "cars_test_annos_withlabels.mat"
+LABELLED, META, INNER = "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat", "stanford_cars"
 ARCHIVES = (
     Archive(
         remote=Remote(
@@ -36,7 +39,7 @@ ARCHIVES = (
             digests=(("sha256", "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"),),
             hint=_GONE,
         ),
-        leaves=("cars_train", "stanford_cars/cars_train"),
+        leaves=("cars_train",),
     ),
     Archive(
         remote=Remote(
@@ -45,7 +48,7 @@ ARCHIVES = (
             digests=(("sha256", "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"),),
             hint=_GONE,
         ),
-        leaves=("cars_test", "stanford_cars/cars_test"),
+        leaves=("cars_test",),
     ),
     Archive(
         remote=Remote(
@@ -55,7 +58,7 @@ ARCHIVES = (
             digests=(("sha256", "b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd"),),
             hint=_GONE,
         ),
-        leaves=("devkit", "stanford_cars/devkit"),
+        leaves=(META,),
     ),
     Archive(
         remote=Remote(
@@ -64,7 +67,7 @@ ARCHIVES = (
             digests=(("sha256", "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),),
             hint=_GONE,
         ),
-        leaves=(LABELLED, f"stanford_cars/{LABELLED}", f"devkit/{LABELLED}", f"stanford_cars/devkit/{LABELLED}"),
+        leaves=(LABELLED, f"devkit/{LABELLED}"),
     ),
 )
 
@@ -81,32 +84,44 @@ def listed(config: StanfordCarsConfig, cache: Path) -> Listed:
     Raises:
         DataError: the data set is not there, or not as published.
     """
-    folder = find_folder(config, cache, "devkit", "stanford_cars")
-    where = f"stanfordcars: {folder}"
-    names = tuple(str(name).strip() for name in _matrix(folder / "devkit" / "cars_meta.mat", "class_names"))
-    labelled = next((path for path in (folder / LABELLED, folder / "devkit" / LABELLED) if path.is_file()), None)
+    root = root_of(config, cache)
+    # Its archives come one by one: some may lie in the root, some in the folder that a copy packs all into.
+    folder = find_folder(config, cache, META, INNER).resolve()
+    where = f"stanfordcars: {root}"
+    around = (folder, *places(root, INNER))
+    names = tuple(str(name).strip() for name in _matrix(folder / META, "class_names"))
+    labelled = _first(around, LABELLED) or _first(around, f"devkit/{LABELLED}")
     if labelled is None:
         raise DataError(
             f"{where} has no {LABELLED}, the labels of the test images (cars_test_annos.mat has none); "
             "`coinbench data prepare stanfordcars` says where to get it"
         )
+    top = root.resolve()
     items: list[Item] = []
     for split, table in (("train", folder / "devkit" / "cars_train_annos.mat"), ("test", labelled)):
-        images = _images(folder, f"cars_{split}")
-        here = _items(table, images.relative_to(folder).as_posix(), len(names), split)
-        refuse_extra(where, folder, images, [item.name for item in here])
+        images = _images(around, f"cars_{split}", root)
+        here = _items(table, images.resolve().relative_to(top).as_posix(), len(names), split)
+        refuse_extra(where, top, images.resolve(), [item.name for item in here])
         items += here
-    return Listed(folder=folder, items=items, counts=COUNTS, card=_card(names))
+    return Listed(folder=top, items=items, counts=COUNTS, card=_card(names))
 
 
 def _open(config: StanfordCarsConfig, cache: Path) -> OfficialImages:
     return OfficialImages(config, cache, listed(config, cache))
 
 
-def _images(folder: Path, name: str) -> Path:
+def _first(around: tuple[Path, ...], name: str) -> Path | None:
+    return next((place / name for place in around if (place / name).exists()), None)
+
+
+def _images(around: tuple[Path, ...], name: str, root: Path) -> Path:
     """Return the folder of a split; some copies have it twice, one inside the other."""
-    inner = folder / name / name
-    return inner if inner.is_dir() else folder / name
+    found = _first(around, name)
+    if found is None:
+        raise DataError(
+            f"stanfordcars: {root} has no {name}; `coinbench data prepare stanfordcars` says where to get it"
+        )
+    return found / name if (found / name).is_dir() else found
 
 
 def _items(table: Path, images: str, classes: int, split: str) -> list[Item]:
@@ -115,7 +130,9 @@ def _items(table: Path, images: str, classes: int, split: str) -> list[Item]:
         where = f"{table} row {row}"
         try:
             name, label = str(entry["fname"]), int(entry["class"])
-        except (ValueError, IndexError, KeyError, TypeError) as error:
+            if label != entry["class"]:
+                raise ValueError(f"class {entry['class']}")
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{where}: no file name and class ({error}); take the official file") from error
         if not name or Path(name).name != name:
             raise DataError(f"{where}: {name[:40]!r} is no file name; take the official file")
@@ -134,13 +151,13 @@ def _matrix(path: Path, key: str) -> np.ndarray:
     """
     from scipy.io import loadmat
 
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {ANEW}")
     try:
         found: Any = loadmat(path, squeeze_me=True, variable_names=[key])[key]
         rows = np.atleast_1d(found)
         if rows.ndim != 1 or not len(rows):
             raise ValueError(f"{key} is {list(rows.shape)}, not a row")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; unpack the official archive again") from error
     # A damaged file raises almost anything: zlib.error, struct.error, KeyError, TypeError, MemoryError, ...
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -163,5 +180,5 @@ DATASET = DatasetSpec(
     config=StanfordCarsConfig,
     open=_open,
     summary="16,185 photographs of 196 kinds of cars; `data prepare stanfordcars` says how to get them",
-    official=Official(archives=ARCHIVES, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
 )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
 import time
 import zipfile
-import zlib
 from pathlib import Path
 
-from coinbench.errors import DataError
+from coinbench.errors import CoinbenchError, DataError
 from coinbench.files import cannot_write
 from coinbench.log import Log
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE})
 
 
 def unpack(archive: Path, root: Path, log: Log) -> None:
@@ -32,8 +34,12 @@ def unpack(archive: Path, root: Path, log: Log) -> None:
         scratch.mkdir(parents=True)
         try:
             (_zip if zipfile.is_zipfile(archive) else _tar)(archive, scratch, log)
-        # What damaged archives end in: their own errors, and those of the decompressors below.
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except CoinbenchError:
+            raise
+        # Damaged archives end in their own errors, those of the decompressors below, and OSErrors without a number.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise
             raise DataError(
                 f"{archive}: cannot be unpacked ({error or type(error).__name__}); delete it and fetch it again"
             ) from error

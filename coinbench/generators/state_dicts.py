@@ -30,6 +30,8 @@ _CALLS: Mapping[str, Callable[..., Any] | None] = {
     **dict.fromkeys(STORAGES),
     "collections.OrderedDict": dict_without_content,
     "torch._utils._rebuild_parameter": parameter,
+    # Of files before torch 0.4, as torchvision still publishes one.
+    "torch._utils._rebuild_tensor": view,
     "torch._utils._rebuild_tensor_v2": view,
 }
 

@@ -6,9 +6,10 @@ bottleneck of block 4 [2048, 8, 8]; of a ViT (table 7) the patch embeddings of t
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,6 +41,7 @@ class TorchvisionNet(Classifier):
             UsageError: the images are not RGB, or smaller than `least` pixels a side.
         """
         super().__init__()
+        self.everything = True
         if channels != 3:
             raise UsageError(f"problem.classifier.net: this network reads RGB images, not {channels} channel")
         if size < least:
@@ -56,9 +58,18 @@ class TorchvisionNet(Classifier):
         return images * self.scale + self.shift
 
     def learning(self, everything: bool) -> None:
-        """Let all parameters learn, or those of the head alone."""
+        """Let all parameters learn, or those of the head alone: then batch norm keeps its statistics too."""
+        self.everything = everything
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(everything or name.startswith(self.head_name))
+
+    def train(self, mode: bool = True) -> TorchvisionNet:
+        """Switch to training, where what does not learn stays as in evaluation."""
+        super().train(mode)
+        if mode and not self.everything:
+            for name, part in self.named_children():
+                part.train(f"{name}." == self.head_name)
+        return self
 
 
 class ImageNetResNet(TorchvisionNet):
@@ -186,6 +197,23 @@ BUILDERS: dict[str, Callable[[int, int, int], TorchvisionNet]] = {
 }
 
 
+def _as_today(given: dict[str, Tensor], path: Path, own: Tensor) -> dict[str, Tensor]:
+    """Return a ViT's tensors under torchvision's present names, its positions interpolated to another size of image.
+
+    The published file is older than the names: its two layers of a block were numbered before they were a list.
+    """
+    renamed = {
+        key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): v for key, v in given.items()
+    }
+    positions = renamed.get("encoder.pos_embedding")
+    if positions is None or positions.ndim != 3 or positions.shape[::2] != own.shape[::2]:
+        raise DataError(f"{path}: lacks 'encoder.pos_embedding' as ViT-B/16 has it; give weights of this network")
+    side, theirs = (round(math.sqrt(n.shape[1] - 1)) for n in (own, positions))
+    if theirs**2 + 1 != positions.shape[1]:
+        raise DataError(f"{path}: 'encoder.pos_embedding' is of no square image; give weights of this network")
+    return dict(interpolate_embeddings(side * 16, 16, OrderedDict(renamed)))
+
+
 @torch.no_grad()
 def take(network: TorchvisionNet, path: Path) -> None:
     """Fill a network from a state dict of torchvision's layout; the head stays where its shape is another task's.
@@ -193,11 +221,9 @@ def take(network: TorchvisionNet, path: Path) -> None:
     Raises:
         DataError: a tensor is missing, foreign or of another shape; names it.
     """
-    given: dict[str, Any] = dict(read_state_dict(path))
-    own = network.state_dict()
+    given, own = read_state_dict(path), network.state_dict()
     if isinstance(network, ImageNetViT):
-        side = int(own["encoder.pos_embedding"].shape[1] - 1) ** 0.5 * 16
-        given = dict(interpolate_embeddings(round(side), 16, given))
+        given = _as_today(given, path, own["encoder.pos_embedding"])
     heads = [name for name in own if name.startswith(network.head_name)]
     other_task = any(name in given and given[name].shape != own[name].shape for name in heads)
     if foreign := sorted(given.keys() - own.keys()):

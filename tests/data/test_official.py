@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +13,26 @@ from commands import Cli, in_process, one_line
 from official_files import (
     MODULES,
     Files,
-    Served,
-    annotated,
     archives,
-    lines,
+    command,
+    from_server,
+    opened,
     packed,
-    photo,
     publish,
     serve,
-    tgz,
     write,
-    zipped,
 )
 
 from coinbench import fetch, registry
 from coinbench.data import celebahq, stanfordcars
 from coinbench.data.cub200 import CUB200, CUB200Config
+from coinbench.data.prepare import prepare
 from coinbench.data.source import SPLITS
-from coinbench.errors import Interrupted
 from coinbench.log import Log
+from coinbench.plan import dataset_config
 
 NAMES = tuple(MODULES)
+ONE, CAR = "CUB_200_2011.tgz", "car_devkit.tgz"
 FIRST = {name: next(iter(archives(name))) for name in NAMES}
 
 
@@ -44,19 +41,6 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("COINBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fetch, "_TRIES", 1)
     return functools.partial(in_process, capfd)
-
-
-def command(name: str, root: Path, *more: object) -> tuple[object, ...]:
-    return ("data", "prepare", name, "--root", root, "--quiet", *more)
-
-
-def from_server(name: str, root: Path, served: Served) -> tuple[object, ...]:
-    return command(name, root, "--download", "--mirror", served.url)
-
-
-def opened(name: str, root: Path, tmp_path: Path, **settings: object):
-    spec = registry.PROBLEMS.load(name)
-    return spec.open(spec.config(root=root, **settings), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,21 +89,6 @@ def test_a_cut_download_is_gone_on_with(name: str, cli: Cli, tmp_path: Path, mon
     assert not list(folder.glob(".*.part*"))
 
 
-def test_an_interrupted_download_keeps_what_came(tmp_path: Path) -> None:
-    content = np.random.default_rng(0).bytes(3 * 10**6)
-    remote = fetch.Remote(name="big.bin", digests=(("md5", hashlib.md5(content).hexdigest()),))
-    with serve({"big.bin": content}) as served:
-        remote = replace(remote, url=f"{served.url}/big.bin")
-        log = Log(tmp_path, lambda event: log.stop.set() if "step" in event else None)
-        with pytest.raises(Interrupted):
-            fetch.download(remote, tmp_path, log)
-        came = (tmp_path / ".big.bin.part").stat().st_size
-        assert 0 < came < len(content)
-        path = fetch.download(remote, tmp_path, Log(tmp_path))
-        assert served.asked[-1][1] == f"bytes={came}-"
-    assert path.read_bytes() == content
-
-
 def test_a_download_begins_anew_where_the_server_has_another_file(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +122,8 @@ def test_another_file_than_the_published_one_is_refused_and_not_kept(
     files = packed(archives(name))
     publish(monkeypatch, name, files)
     # The last that is needed: every data set has a digest for that one.
-    remotes = [a.remote for a in registry.PROBLEMS.load(name).official.archives if a.needed]
+    spec = registry.PROBLEMS.load(name)
+    remotes = [a.remote for a in spec.official.archives if a.needed(spec.config())]
     wrong = [remote.name for remote in remotes if remote.digests][-1]
     content = bytearray(files[wrong])
     content[len(content) // 2] ^= 1
@@ -191,121 +161,108 @@ def test_an_archive_without_a_published_digest_is_trusted_once(
     one_line(cli(*command("celebahq", tmp_path)), 4, "recorded", "restore that file")
 
 
-Change = Callable[[dict[str, Files]], None]
-ONE, CAR = "CUB_200_2011.tgz", "car_devkit.tgz"
-
-
-def _cub(file: str, content: bytes | None) -> Change:
-    def change(contents: dict[str, Files]) -> None:
-        contents[ONE][f"CUB_200_2011/{file}"] = content or b""
-        if content is None:
-            del contents[ONE][f"CUB_200_2011/{file}"]
-
-    return change
-
-
-def _hq(file: str, content: bytes | None) -> Change:
-    def change(contents: dict[str, Files]) -> None:
-        contents["CelebAMask-HQ.zip"][f"CelebAMask-HQ/{file}"] = content or b""
-        if content is None:
-            del contents["CelebAMask-HQ.zip"][f"CelebAMask-HQ/{file}"]
-
-    return change
-
-
-def _car(archive: str, file: str, content: bytes | None) -> Change:
-    def change(contents: dict[str, Files]) -> None:
-        contents[archive][file] = content or b""
-        if content is None:
-            del contents[archive][file]
-
-    return change
-
-
-FACE, BIRD, TRAIN = f"{celebahq.IMAGES}/3.jpg", "images/001.Black_Bird/Black_Bird_1.jpg", "cars_train.tgz"
-SEVEN = lines(*(f"{i} 1" for i in range(1, 8)))
-WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
-    "cub: an image is missing": ("cub200", _cub(BIRD, None), ("1 image", "Black_Bird_1.jpg", "missing")),
-    "cub: an image too many": ("cub200", _cub("images/x.jpg", photo(9)), ("images/x.jpg", "not in the official list")),
-    "cub: an image is cut": ("cub200", _cub(BIRD, photo(1)[:200]), ("Black_Bird_1.jpg", "unusable")),
-    "cub: a class beyond": ("cub200", _cub("image_class_labels.txt", lines("1 3")), ("line 1", "'3'", "1 to 2")),
-    "cub: no number": ("cub200", _cub("train_test_split.txt", lines("1 yes")), ("line 1", "'yes'", "0 to 1")),
-    "cub: a value is missing": ("cub200", _cub("train_test_split.txt", SEVEN), ("image 8 has no line",)),
-    "cub: a value twice": ("cub200", _cub("train_test_split.txt", lines("1 1", "1 0")), ("image 1 has a value",)),
-    "cub: no text": ("cub200", _cub("classes.txt", b"\xff\xfe"), ("classes.txt", "cannot be read")),
-    "cub: other order": ("cub200", _cub("classes.txt", lines("2 a", "1 b")), ("line 1", "'2'", "1 to 1")),
-    "cub: other counts": ("cub200", _cub("train_test_split.txt", SEVEN + b"8 0\n"), ("7 train images, 4 are",)),
-    "celebahq: an image is missing": ("celebahq", _hq(FACE, None), ("7 images, 8 are published",)),
-    "celebahq: an image too many": (
-        "celebahq",
-        _hq(f"{celebahq.IMAGES}/8.jpg", photo(7)),
-        ("8.jpg has no attributes",),
-    ),
-    "celebahq: another name": ("celebahq", _hq(f"{celebahq.IMAGES}/a.jpg", photo(7)), ("a.jpg has no number",)),
-    "celebahq: another kind": ("celebahq", _hq(f"{celebahq.IMAGES}/9.png", photo(7)), ("9.png", "not in the official")),
-    "celebahq: a label": ("celebahq", _hq(celebahq.ATTRIBUTES, lines(1, "Male Young", "0.jpg 1 7")), ("Young is '7'",)),
-    "celebahq: no Young": ("celebahq", _hq(celebahq.ATTRIBUTES, lines(1, "Male Old", "0.jpg 1 1")), ("no attribute",)),
-    "celebahq: a short row": (
-        "celebahq",
-        _hq(celebahq.ATTRIBUTES, lines(1, "Male Young", "0.jpg 1")),
-        ("1 values, 2",),
-    ),
-    "celebahq: no mapping": ("celebahq", _hq(celebahq.MAPPING, None), ("has no CelebA-HQ-to", "data.partition=hash")),
-    "cars: an image is missing": ("stanfordcars", _car(TRAIN, "cars_train/00003.jpg", None), ("00003.jpg", "missing")),
-    "cars: an image too many": ("stanfordcars", _car(TRAIN, "cars_train/7.jpg", photo(1)), ("7.jpg", "not in the")),
-    "cars: no MATLAB file": (
-        "stanfordcars",
-        _car(CAR, "devkit/cars_train_annos.mat", b"MATLAB" * 99),
-        ("no such MATLAB",),
-    ),
-    "cars: no such row": ("stanfordcars", _car(CAR, "devkit/cars_meta.mat", annotated([1])), ("no such MATLAB",)),
-    "cars: a class beyond": (
-        "stanfordcars",
-        _car(CAR, "devkit/cars_train_annos.mat", annotated([1, 2, 3, 1, 2, 1])),
-        ("row 3", "'3'", "1 to 2"),
-    ),
-    "cars: other counts": (
-        "stanfordcars",
-        _car(stanfordcars.LABELLED, "", annotated([1, 2, 1])),
-        ("cars_test/00004.jpg", "not in the official list"),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_not_as_published_is_one_line(
-    case: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_that_cannot_be_unpacked_is_not_trusted(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, change, pieces = WRONG[case]
-    contents = archives(name)
-    change(contents)
-    files = packed(contents)
+    files = packed(archives("celebahq"))
+    publish(monkeypatch, "celebahq", files)
+    whole = files["CelebAMask-HQ.zip"]
+    write(tmp_path, files | {"CelebAMask-HQ.zip": whole[: len(whole) // 2]})
+    one_line(cli(*command("celebahq", tmp_path)), 4, "cannot be unpacked")
+    write(tmp_path, files)
+    assert cli(*command("celebahq", tmp_path)).code == 0
+
+
+@pytest.mark.parametrize(("name", "file"), [("celebahq", celebahq.PARTITION), ("stanfordcars", stanfordcars.LABELLED)])
+def test_a_plain_file_put_there_by_hand_is_verified(
+    name: str, file: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = packed(archives(name))
     publish(monkeypatch, name, files)
-    write(tmp_path / "data", files)
-    one_line(cli(*command(name, tmp_path / "data")), 4, *pieces)
+    wrong = bytearray(files[file])
+    wrong[-2] ^= 1
+    write(tmp_path, files | {file: bytes(wrong)})
+    one_line(cli(*command(name, tmp_path)), 4, file, "the published file has")
+    write(tmp_path, files)
+    assert cli(*command(name, tmp_path)).code == 0
+    assert file in json.loads((tmp_path / "coinbench.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("make", "pieces"),
-    [
-        (lambda whole: whole[: len(whole) // 2], ("cannot be unpacked",)),
-        (lambda whole: b"<html>try again tomorrow</html>" * 40, ("cannot be unpacked",)),
-        (lambda whole: tgz({"../out.txt": b"x"}), ("cannot be unpacked", "outside the destination")),
-        (lambda whole: zipped({"../out.txt": b"x"}), ("lies outside the archive's folder",)),
-        (lambda whole: tgz({"other/images.txt": b"x"}), ("holds no CUB_200_2011/images.txt",)),
-    ],
-    ids=["cut", "a web page", "tar out of its folder", "zip out of its folder", "another archive"],
-)
-def test_a_broken_archive_leaves_nothing(
-    make: Callable[[bytes], bytes], pieces: tuple[str, ...], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {ONE: make(packed(archives("cub200"))[ONE])}
+@pytest.mark.parametrize("damage", ["[]", '{"CUB_200_2011.tgz": 3}', "{"])
+def test_a_damaged_record_is_one_line(damage: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = packed(archives("cub200"))
     publish(monkeypatch, "cub200", files)
-    write(tmp_path / "data", files)
-    one_line(cli(*command("cub200", tmp_path / "data")), 4, *pieces)
-    assert not (tmp_path / "out.txt").exists()
-    assert not (tmp_path / "data" / "CUB_200_2011").exists()
-    assert not (tmp_path / "data" / ".unpacking").exists()
+    write(tmp_path, files | {"coinbench.json": damage.encode()})
+    ran = cli(*command("cub200", tmp_path))
+    assert ran.code in (1, 4)
+    one_line(ran, ran.code, "coinbench.json", "delete it")
+
+
+@pytest.mark.parametrize("mirror", ["foo", "ftp://host/x", "http://[bad", "http://"])
+def test_a_wrong_mirror_is_one_line(mirror: str, cli: Cli, tmp_path: Path) -> None:
+    one_line(cli(*command("cub200", tmp_path, "--download", "--mirror", mirror)), 2, "--mirror", "give the address")
+
+
+def test_stanford_cars_in_the_layouts_of_its_copies(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archives("stanfordcars")
+    publish(monkeypatch, "stanfordcars", packed(contents))
+    labels = contents[stanfordcars.LABELLED][""]
+    images = contents["cars_train.tgz"] | contents["cars_test.tgz"]
+    inside = {f"stanford_cars/{name}": content for name, content in (images | contents[CAR]).items()}
+    doubled = {f"{name.split('/')[0]}/{name}": content for name, content in images.items()}
+    layouts: list[Files] = [
+        inside | {f"stanford_cars/{stanfordcars.LABELLED}": labels},
+        inside | {stanfordcars.LABELLED: labels},
+        {f"stanford_cars/{n}": c for n, c in images.items()} | contents[CAR] | {stanfordcars.LABELLED: labels},
+        doubled | contents[CAR] | {f"devkit/{stanfordcars.LABELLED}": labels},
+    ]
+    for number, files in enumerate(layouts):
+        root = write(tmp_path / f"with space {number}", files)
+        ran = cli(*command("stanfordcars", root))
+        assert ran.code == 0, ran.err
+        assert f"--set 'data.root=\"{root}\"'" in ran.out
+        assert len(opened("stanfordcars", root, tmp_path).labels) == 10
+
+
+def test_a_folder_of_another_name_is_found_as_run_finds_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = archives("cub200")[ONE]
+    publish(monkeypatch, "cub200", packed(archives("cub200")))
+    assert (
+        cli(*command("cub200", write(tmp_path / "twice", {f"CUB_200_2011/{n}": c for n, c in contents.items()}))).code
+        == 0
+    )
+    flat = {name.removeprefix("CUB_200_2011/"): content for name, content in contents.items()}
+    assert cli(*command("cub200", write(tmp_path / "flat", flat))).code == 0
+
+
+def test_prepare_decodes_what_run_reads(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = packed(archives("cub200"))
+    publish(monkeypatch, "cub200", files)
+    assert cli(*command("cub200", write(tmp_path / "data", files))).code == 0
+    maps = {path.name for path in (tmp_path / "cache" / "data").glob("*/*.npy")}
+    assert maps == {"train-256.npy", "train-282.npy", "val-256.npy", "test-256.npy"}
+
+
+def test_the_split_by_hash_needs_no_partition(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = packed(archives("celebahq"))
+    publish(monkeypatch, "celebahq", files)
+    only = {"CelebAMask-HQ.zip": files["CelebAMask-HQ.zip"]}
+    by_hash = ("--set", "data.partition=hash", "--set", "data.complete=false")
+    ran = cli(*command("celebahq", write(tmp_path, only), *by_hash))
+    assert ran.code == 0, ran.err
+    assert "--set data.partition=hash" in ran.out.splitlines()[-1]
+
+
+def test_two_commands_at_once_unpack_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = packed(archives("cub200"))
+    publish(monkeypatch, "cub200", files)
+    write(tmp_path, files)
+    config = dataset_config("cub200", (f"data.root={tmp_path}",))
+    with ThreadPoolExecutor(2) as pool:
+        works = [pool.submit(prepare, config, (), tmp_path / "cache", False, None, Log(tmp_path)) for _ in range(2)]
+        assert all("all there and readable" in " ".join(work.result()) for work in works)
 
 
 @pytest.mark.parametrize("name", NAMES)
