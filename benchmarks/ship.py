@@ -53,6 +53,8 @@ def ship(cell: Cell, cache: Cache, out: Path, command: str) -> dict[str, Any]:
     Raises:
         DataError: a network was not trained yet, or all of them are too large.
     """
+    # Before anything is written here: the weights are of the code as it was.
+    git = provenance.git_state(provenance.here())
     source = open_source(cell.data, cache)
     train, test = (load_split(name, cell.data, source, cache, torch.device("cpu")) for name in ("train", "test"))
     found = build_networks(cell, source, train, cache)
@@ -88,7 +90,7 @@ def ship(cell: Cell, cache: Cache, out: Path, command: str) -> dict[str, Any]:
         "networks": networks,
         "figures": {**_of_f(f, train, test), **judge_by(f, train)(found.generator)},
         "command": command,
-        "git": provenance.git_state(provenance.here()),
+        "git": git,
         "versions": provenance.versions(),
     }
     if "perceptual" in networks:
