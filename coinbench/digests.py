@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import version
@@ -24,6 +25,8 @@ _TRAINING = (
     *("generators/stylegan2_config.py", "generators/stylegan2_training.py"),
 )
 """Source files of this package, besides its version, on which every trained network depends."""
+
+_METHODS = "coinbench.methods."
 
 
 def classifier_digest(cell: Cell) -> str:
@@ -92,9 +95,17 @@ def _core() -> str:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """Return the digest of the file that defines `function`: a changed method is trained anew."""
+    """Return the digest of the file that defines `function`: a changed method is trained anew.
+
+    So is one that is built on another: what its module takes from another method's counts too.
+    """
     file = source_file(function)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    used = {getattr(value, "__module__", None) for value in vars(module).values()} if module else set()
+    others = sorted(name for name in used if isinstance(name, str) and name.startswith(_METHODS))
+    files = [file, *(getattr(sys.modules.get(name), "__file__", None) for name in others)]
+    unique = dict.fromkeys(Path(found) for found in files if found)
+    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in unique]) if unique else ""
 
 
 def source_file(function: Callable[..., Any]) -> Path | None:

@@ -13,9 +13,9 @@ from coinbench.config import Cell
 from coinbench.files import read_json
 from coinbench.judge import judge_by
 from coinbench.log import Log
-from coinbench.problem import Problem
 from coinbench.plan import Request, cells, resolve
 from coinbench.pretrain import load_problem
+from coinbench.problem import Problem
 
 KINDS = ("classifier", "perceptual", "generator")
 

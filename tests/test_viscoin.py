@@ -19,6 +19,7 @@ from coinbench.methods.viscoin import METHOD, VisCoIN, VisCoINConfig, build, los
 from coinbench.models import Classifier, Features
 from coinbench.networks.psi import FusedTaps
 from coinbench.networks.resnet import ResNet
+from coinbench.networks.stylegan2 import count_styles
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 
@@ -162,16 +163,17 @@ def test_output_fidelity_alone_leaves_omega_alone(vae: Problem, images: Tensor) 
     assert all(p.grad is None for p in coin.omega.parameters())
 
 
-def test_support_is_predicted_for_the_first_three_and_last_two_of_fourteen() -> None:
+def test_support_is_predicted_for_the_coarsest_and_finest_styles() -> None:
     assert sorted(support_styles(14)) == [0, 1, 2, 12, 13]
-    assert sorted(support_styles(8)) == [0, 1, 7]
+    assert sorted(support_styles(8)) == [6, 7]
     assert not support_styles(1)
+    for size in (32, 64, 128, 256, 512, 1024):
+        styles, chosen = count_styles(size), support_styles(count_styles(size))
+        # Style 2 i - 1 and 2 i act at 4 * 2^i pixels, 0 at 4.
+        at = [4 * 2 ** ((number + 1) // 2) for number in range(styles)]
+        assert chosen == {n for n in range(styles) if at[n] <= size / 32 or n >= styles - 2}
     for styles in range(1, 33):
-        chosen = support_styles(styles)
-        assert chosen <= set(range(styles))
-        # Some style is left to the concepts, and Φ' has about the paper's share.
-        assert len(chosen) < styles
-        assert abs(len(chosen) - 5 / 14 * styles) <= 1
+        assert support_styles(styles) < set(range(styles)), "some style is left to the concepts"
 
 
 def test_omega_at_no_concepts_is_the_mean_latent(vae: Problem, images: Tensor) -> None:
