@@ -180,7 +180,8 @@ def default(name: str) -> MethodConfig:
 def birds(methods: tuple[str, ...]) -> Experiment:
     """Return the embedded default: `coinbench run --methods viscoin,flint --dataset birds`.
 
-    Four methods from an empty cache took three and a half minutes on two CPU cores; f reached 93 %.
+    f (96 %), p and G, a StyleGAN2, come with the package. Four methods from an empty cache took three minutes and 35
+    seconds on two CPU cores.
     """
     data = _data("birds")
     scale = Scale(
