@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from coinbench import registry
 from coinbench.config import Experiment
 from coinbench.log import Log
 from coinbench.models import channels_last
-from coinbench.pretrain import build_classifier, fit_classifier
+from coinbench.pretrain import build_classifier
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 
@@ -32,7 +33,9 @@ def fitter(name: str, experiment: Experiment, problem: Problem, folder: Path) ->
     networks = experiment.problem
     if name == "f":
         f = networks.classifier.model_copy(update={"train": networks.classifier.train.model_copy(update=short)})
-        return lambda: fit_classifier(build_classifier(f, 10, 3, experiment.data.size), f, problem.train, log)
+        of = registry.CLASSIFIERS.load(f.net)
+        new = functools.partial(build_classifier, f, 10, 3, experiment.data.size)
+        return lambda: of.fit(f, new(), problem.train, Rng(0), log, None)
     g = networks.generator.model_copy(update={"train": networks.generator.train.model_copy(update=short)})
     spec = registry.GENERATORS.load(g.net)
     return lambda: spec.fit(g, spec.build(g, experiment.data.size, 3, Rng(0)), problem.train, Rng(0), log)

@@ -50,9 +50,9 @@ def measure(config: StyleGAN2Config, cell: Cell, cache: Cache, minutes: float) -
     """Train for so many minutes, without the time of judging; return what was seen on the way."""
     source = open_source(cell.data, cache)
     train = load_split("train", cell.data, source, cache, torch.device("cpu"))
-    classifier = build_networks(cell, source, train, cache).stages["classifier"]
-    classifier.load(cache, Log(cache.root))
-    judge, rng = judge_by(classifier.network.eval(), train), Rng(0).child("generator")
+    networks = build_networks(cell, source, train, cache)
+    networks.stages["classifier"].load(cache, Log(cache.root))
+    judge, rng = judge_by(networks.classifier.eval(), train), Rng(0).child("generator")
     network = build(config, cell.data.size, train.pixels.shape[3], rng).network
     duel = Duel(config, network, build_discriminator(config, network, rng), train)
     rows: list[dict[str, Any]] = []

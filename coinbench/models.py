@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ class Classifier(nn.Module, ABC):
     """Image channels C."""
     tap_names: tuple[str, ...]
     """Names of `Features.maps`. At the first, block 2 of a ResNet, consistency embeds (paper section 4)."""
+    tap: Literal["penultimate", "last"] = "penultimate"
+    """Unit of a ResNet's block 4 that is its deepest tap: penultimate (paper) or last (public VisCoIN code)."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:

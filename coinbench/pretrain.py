@@ -148,8 +148,7 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
-    if hasattr(found.classifier, "tap"):
-        found.classifier.tap = cell.problem.tap
+    found.classifier.tap = cell.problem.tap
     found.generator.freeze()
     return Problem(
         name=cell.dataset,

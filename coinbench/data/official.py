@@ -52,7 +52,7 @@ class Archive:
     leaves: tuple[str, ...]
     """Paths below a folder of the data set, any of which shows that it was unpacked; of a plain file the file."""
     needed: Callable[[Any], bool] = lambda config: True
-    """(config) -> whether the data set can do without it."""
+    """(config) -> whether such settings cannot do without it."""
 
     @property
     def packed(self) -> bool:

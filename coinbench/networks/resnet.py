@@ -74,8 +74,6 @@ class ResNet(Classifier):
             side = -(-side // halve)
             self.blocks.append(nn.Sequential(Unit(c, 2 * c, halve), Unit(2 * c, 2 * c, 1)))
         self.fc = nn.Linear(8 * width, n_classes)
-        self.tap = "penultimate"
-        """Unit of block 4 that is the deepest tap: penultimate (paper) or last (public VisCoIN code)."""
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""

@@ -85,8 +85,6 @@ class ImageNetResNet(TorchvisionNet):
         self.conv1, self.bn1 = made.conv1, made.bn1
         self.layer1, self.layer2, self.layer3, self.layer4 = made.layer1, made.layer2, made.layer3, made.layer4
         self.fc = made.fc
-        self.tap = "penultimate"
-        """Unit of block 4 that is the deepest tap: penultimate (paper) or last (public VisCoIN code)."""
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         """Return logits, embedding and the tapped maps."""
