@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from coinbench.models import channels_last
 from coinbench.networks import fir
-from coinbench.networks.stylegan2 import Mapping, StyleGAN2, SynthesisLayer, ToRGB, count_styles
+from coinbench.networks.stylegan2 import Mapping, Noise, StyleGAN2, SynthesisLayer, ToRGB, count_styles
 from coinbench.networks.stylegan2_discriminator import Discriminator, spread
 from coinbench.networks.stylegan2_layers import Convolution, FullyConnected
 
@@ -217,6 +218,23 @@ def test_half_precision_draws_the_same_images(low: torch.dtype) -> None:
     assert half.dtype == torch.float32
     error = (half - single).square().mean().sqrt() / single.std()
     assert 0 < error < (0.03 if low == torch.bfloat16 else 0.005)
+
+
+@pytest.mark.parametrize("noise", ["const", "none", "random"])
+def test_channels_stand_last_from_layer_to_layer(noise: Noise) -> None:
+    network = StyleGAN2(size=32, z_dim=8, w_dim=8, base=256, most=16)
+    channels_last(network)
+    given: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    for layer in network.modules():
+        if isinstance(layer, SynthesisLayer | ToRGB):
+            layer.register_forward_pre_hook(look)
+    network.synthesis(torch.randn(2, network.n_styles, 8), noise)
+    assert len(given) == 11
+    assert all(given), "a convolution would turn its input round"
 
 
 def test_the_keys_are_those_of_the_published_checkpoints() -> None:

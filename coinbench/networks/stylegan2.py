@@ -140,19 +140,20 @@ class SynthesisLayer(Modulated, Filtered):
             x = fir.blur(nn.functional.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 1, gain=4.0)
         else:
             x = nn.functional.conv2d(x, weight, padding=1)
-        # The gain after the rectifier goes before it, where it costs nothing.
-        offset = self.bias[:, None, None] * GAIN + self._noise(noise, x, dice)
-        y = torch.addcmul(offset.to(x.dtype), x, (d * GAIN).to(x.dtype)[:, :, None, None])
+        # The gain after the rectifier goes before it, where it costs nothing. Channels stand last in the sum too: else
+        # its layout would be that of the result, and every convolution would turn its input round.
+        offset = (self.bias * GAIN + self._noise(noise, x, dice)).to(x.dtype).movedim(-1, 1)
+        y = torch.addcmul(offset, x, (d * GAIN).to(x.dtype)[:, :, None, None])
         return rectify(y, self.clamp)
 
-    def _noise(self, noise: Noise, like: Tensor, dice: torch.Generator | None) -> Tensor | float:
+    def _noise(self, noise: Noise, like: Tensor, dice: torch.Generator | None) -> Float[Tensor, "#B #H #W 1"]:
         if noise == "none":
-            return 0.0
-        if noise == "const":
-            return self.noise_const * (self.noise_strength * GAIN)
-        shape = (len(like), 1, *like.shape[2:])
-        drawn = torch.randn(shape, generator=dice, device=dice.device if dice else like.device).to(like.device)
-        return drawn * (self.noise_strength * GAIN)
+            return self.noise_const.new_zeros(1, 1, 1, 1)
+        drawn = self.noise_const[None]
+        if noise == "random":
+            shape = (len(like), *like.shape[2:])
+            drawn = torch.randn(shape, generator=dice, device=dice.device if dice else like.device).to(like.device)
+        return drawn[..., None] * (self.noise_strength * GAIN)
 
 
 class ToRGB(Modulated):
