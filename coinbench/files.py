@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +20,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     Raises:
         CoinbenchError: the folder cannot be written or the disk is full.
     """
-    # The process id keeps two writers apart; the suffix stays last, since writers go by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Process and thread keep two writers apart; the suffix stays last, since writers go by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -142,7 +142,11 @@ def other_generator(experiment: Experiment, net: str, size: int) -> Experiment:
 
 def _viscoin(scale: Scale) -> MethodConfig:
     return registry.METHODS.load("viscoin").config(
-        K=scale.K, channels=scale.channels, gamma=scale.gamma, train=_training(scale.viscoin_steps, 8)
+        K=scale.K,
+        channels=scale.channels,
+        gamma=scale.gamma,
+        standardised=True,
+        train=_training(scale.viscoin_steps, 8),
     )
 
 
@@ -154,7 +158,11 @@ def _random(scale: Scale) -> MethodConfig:
 
 def _flint(scale: Scale) -> MethodConfig:
     return registry.METHODS.load("flint").config(
-        K=scale.K, channels=scale.channels, decoder=64, train=_training(scale.flint_steps, 16)
+        K=scale.K,
+        channels=scale.channels,
+        decoder=64,
+        standardised=True,
+        train=_training(scale.flint_steps, 16),
     )
 
 

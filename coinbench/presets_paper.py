@@ -1,8 +1,7 @@
 """Settings of the VisCoIN paper's main experiments at 256 px: its table 3, section 5 and appendix C.
 
 f and VisCoIN are the paper's. So is G but for its start, which `problem.generator.init` names. The paper says little of
-its FLINT; FLAEM is the FLAEM paper's with a classifier of its public code's size. Those, and the random baseline, train
-as many steps as VisCoIN: ours.
+its FLINT; FLAEM has a ResNet101 of its own. Those, and the random baseline, train as many steps as VisCoIN: ours.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _method(name: str, paper: Paper) -> MethodConfig:
         "viscoin": {"K": paper.K, "gamma": paper.gamma, "delta": paper.delta},
         "random": {"K": paper.K, "gamma": paper.gamma},
         "flint": {"K": paper.K},
-        "flaem": {"K": paper.K, "width": 64, "resolution": 64},
+        "flaem": {"K": paper.K, "base": "resnet101"},
     }
     if name in own:
         return config(train=training, **own[name])

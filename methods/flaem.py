@@ -19,8 +19,10 @@ from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods.losses import soft_cross_entropy
-from coinbench.models import Features
+from coinbench.methods.start import standardise
+from coinbench.models import Classifier, Features
 from coinbench.networks.resnet import ResNet
+from coinbench.networks.torchvision_nets import BUILDERS
 from coinbench.problem import Batch, Problem
 from coinbench.rng import Rng, seeded
 from coinbench.specs import MethodSpec
@@ -42,10 +44,12 @@ class FLAEMConfig(MethodConfig):
     """Number of concepts."""
     start: Literal["scratch", "f"] = "scratch"
     """Where its own classifier begins: scratch (as published), or a copy of the shared f."""
+    base: Literal["resnet", "resnet50", "resnet101"] = "resnet"
+    """Its own classifier, where that begins from scratch: a small one, or one of torchvision's (paper: ResNet101)."""
     width: int = Field(default=16, ge=4, le=256)
-    """Channels of the first block of its own classifier, where that begins from scratch."""
+    """Channels of the first block of the small one."""
     resolution: int = Field(default=32, ge=4, le=1024)
-    """Its block 1 works at so many to twice as many pixels a side, where it begins from scratch."""
+    """Block 1 of the small one works at so many to twice as many pixels a side."""
     decoder: int = Field(default=16, ge=2, le=1024)
     """Channels of the decoder's first layer; the second has half of them (public code: 16 and 8)."""
     classification: float = Field(default=1.0, gt=0)
@@ -56,6 +60,8 @@ class FLAEMConfig(MethodConfig):
     """β: fidelity of the interpretable to the black-box head, L_F."""
     gamma: float = Field(default=0.0, ge=0)
     """γ: self-supervision, the cross-entropy of telling from the concepts how far an image was rotated, L_SS."""
+    standardised: bool = False
+    """Φ begins with mean 0 and variance 1 over training images, before the ReLU (ours)."""
     xi: float = Field(default=1e-4, ge=0)
     """ξ: mean of the concepts (public code: 1e-4)."""
 
@@ -94,10 +100,7 @@ class FLAEM(CoIN):
         """Make classifier, concept layer, interpretable head and decoder."""
         super().__init__()
         self.config = config
-        if config.start == "f":
-            self.classifier = copy.deepcopy(problem.classifier).requires_grad_(True)
-        else:
-            self.classifier = ResNet(problem.n_classes, problem.channels, problem.size, config.width, config.resolution)
+        self.classifier = _own_classifier(config, problem)
         self.n_concepts = config.K
         self.to_concepts = nn.Linear(_embedding_width(self.classifier, problem), config.K)
         self.theta = nn.Linear(config.K, problem.n_classes)
@@ -120,6 +123,15 @@ class FLAEM(CoIN):
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
         """Return x̂."""
         return self.decoder(concepts.phi.squeeze(2))
+
+
+def _own_classifier(config: FLAEMConfig, problem: Problem) -> Classifier:
+    if config.start == "f":
+        return copy.deepcopy(problem.classifier).requires_grad_(True)
+    task = problem.n_classes, problem.channels, problem.size
+    if config.base == "resnet":
+        return ResNet(*task, config.width, config.resolution)
+    return BUILDERS[config.base](*task)
 
 
 @torch.no_grad()
@@ -168,6 +180,9 @@ def build(config: FLAEMConfig, problem: Problem, rng: Rng) -> FLAEM:
 def fit(config: FLAEMConfig, problem: Problem, rng: Rng, log: Log) -> FLAEM:
     """Train classifier, concepts, both heads and decoder together on the labels."""
     coin = build(config, problem, rng)
+    if config.standardised:
+        coin.train()
+        standardise((coin.to_concepts,), lambda x: (coin.classifier(x).embedding,), problem, rng)
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = problem.train.draw(step, config.train.batch, rng.child("data"))
@@ -190,7 +205,7 @@ METHOD = MethodSpec(
         "public code: scalar concepts by one layer on the pooled embedding, three transposed convolutions after a "
         "spread that all concepts share, tanh, ξ; "
         "ours: interpretable head reported, reconstruction loss on (the public code leaves it out), L_F as soft "
-        "cross-entropy of two softmax distributions, its weights, adaptive pooling for any image size, a small ResNet "
-        "in place of the ResNet101-like base, small-scale presets"
+        "cross-entropy of two softmax distributions, its weights, adaptive pooling for any image size, at small "
+        "scale a small ResNet in place of the ResNet101-like base, a standardised start of Φ, and the presets"
     ),
 )

@@ -18,6 +18,7 @@ from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods.losses import conciseness_diversity, soft_cross_entropy
+from coinbench.methods.start import standardise
 from coinbench.networks.psi import FusedTaps, tap_shapes
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
@@ -50,6 +51,8 @@ class FLINTConfig(MethodConfig):
     """δ: conciseness and diversity, E[H(Φ)] − H(E[Φ]), L_cd."""
     eta: float = Field(default=0.05, ge=0)
     """η: mean |Φ(x)|, with its own weight as in the public code."""
+    standardised: bool = False
+    """Φ begins with mean 0 and variance 1 over training images, before the ReLU (ours)."""
     warmup: float = Field(default=0.15, ge=0, lt=1)
     """Share of the steps before L_cd and the l1 term begin (public code: 2 or 3 of 12 to 25 epochs)."""
 
@@ -101,10 +104,13 @@ class FLINT(CoIN):
         self.theta = nn.Linear(config.K, problem.n_classes)
         self.decoder = Decoder(config.K, problem.channels, problem.size, config.decoder)
 
+    def pooled(self, maps: tuple[Tensor, ...]) -> Float[Tensor, "B _u"]:
+        """Return what the layer of the attributes reads, from the tapped maps of f."""
+        return self.pool(self.narrow(self.trunk(maps)).relu()).flatten(1)
+
     def concepts_of(self, maps: tuple[Tensor, ...]) -> Concepts:
         """Return Φ from the tapped maps of f."""
-        pooled = self.pool(self.narrow(self.trunk(maps)).relu())
-        phi = self.to_concepts(pooled.flatten(1)).relu()
+        phi = self.to_concepts(self.pooled(maps)).relu()
         return Concepts(phi.unsqueeze(2), phi)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
@@ -150,6 +156,8 @@ def build(config: FLINTConfig, problem: Problem, rng: Rng) -> FLINT:
 def fit(config: FLINTConfig, problem: Problem, rng: Rng, log: Log) -> FLINT:
     """Train Ψ, the head and the decoder; f stays frozen."""
     coin = build(config, problem, rng)
+    if config.standardised:
+        standardise((coin.to_concepts,), lambda x: (coin.pooled(problem.classifier.taps(x)),), problem, rng)
     micro_steps = config.train.steps * config.train.accumulate
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -169,6 +177,7 @@ METHOD = MethodSpec(
     notes=(
         "paper: scalar attributes, linear head, losses L_of, L_if, L_cd; VisCoIN paper: frozen f, taps and K; "
         "public code: decoder form, warm-up; "
-        "ours: loss weights (the public code has none for CUB), decoder seed by image size, small-scale presets"
+        "ours: loss weights (the public code has none for CUB), decoder seed by image size, small-scale presets and "
+        "the standardised start of Ψ in them"
     ),
 )

@@ -7,19 +7,15 @@ baseline but a straw man. Each map is therefore shifted and scaled once, from tr
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
+from typing import Literal
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from coinbench.log import Log
 from coinbench.methods import viscoin
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
 from coinbench.specs import MethodSpec
-
-_IMAGES = 512
-"""Training images from which Ψ is standardised."""
 
 
 class RandomConceptsConfig(viscoin.VisCoINConfig):
@@ -30,6 +26,8 @@ class RandomConceptsConfig(viscoin.VisCoINConfig):
     """δ: off, since Φ is not trained."""
     orthogonality: float = Field(default=0.0, ge=0, le=0)
     """Off, since Ψ is not trained."""
+    standardised: Literal[True] = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Always: else there is nothing to build on."""
 
 
 class RandomConcepts(viscoin.VisCoIN):
@@ -49,33 +47,10 @@ def build(config: RandomConceptsConfig, problem: Problem, rng: Rng) -> RandomCon
         return RandomConcepts(config, problem).to(problem.device)
 
 
-@torch.no_grad()
-def standardise(coin: RandomConcepts, problem: Problem, rng: Rng) -> None:
-    """Give each concept map mean 0 and variance 1 over training images before its ReLU, in place.
-
-    The same for each output of the branch of Φ′.
-    """
-    rows = rng.child("standardise").choose(problem.train.index, _IMAGES)
-    fused = coin.trunk(problem.classifier(problem.train.take(rows).images).maps)
-    _rescale(coin.to_concepts, coin.to_concepts(fused).transpose(0, 1).flatten(1))
-    if coin.to_support is not None:
-        last = coin.to_support[-1]
-        assert isinstance(last, nn.Linear)
-        _rescale(last, coin.to_support(coin.pool(fused).flatten(1)).T)
-
-
-def _rescale(layer: nn.Conv2d | nn.Linear, outputs: Float[Tensor, "units n"]) -> None:
-    """Fold mean and standard deviation of a layer's outputs into its weights."""
-    mean, deviation = outputs.mean(1), outputs.std(1).clamp_min(torch.finfo(outputs.dtype).eps)
-    assert layer.bias is not None
-    layer.weight.div_(deviation.view(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias.sub_(mean).div_(deviation)
-
-
 def fit(config: RandomConceptsConfig, problem: Problem, rng: Rng, log: Log) -> RandomConcepts:
     """Train Θ and Ω; Ψ is standardised once and stays frozen, as f and G."""
     coin = build(config, problem, rng)
-    standardise(coin, problem, rng)
+    viscoin.standardise(coin, problem, rng)
     viscoin.optimise(coin, problem, rng, log)
     return coin
 

@@ -17,6 +17,7 @@ from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
 from coinbench.log import Log
+from coinbench.methods import start
 from coinbench.methods.losses import orthogonality, soft_cross_entropy
 from coinbench.networks.perceptual import perceptual_distance
 from coinbench.networks.psi import FusedTaps, tap_shapes
@@ -59,6 +60,8 @@ class VisCoINConfig(MethodConfig):
     """Weight of L_orth(Ψ) (eq. 4; paper: 1)."""
     latent: float = Field(default=1.0, ge=0)
     """Weight of ‖w_x − w̄‖²₂ (eq. 4; paper: 1)."""
+    standardised: bool = False
+    """Φ and Φ′ begin with mean 0 and variance 1 over training images, before the ReLU (ours; paper: as drawn)."""
     synthetic: int | None = Field(default=None, ge=0)
     """Images sampled from G in a step; default: as many as real ones (paper: 8 and 8)."""
 
@@ -201,6 +204,21 @@ def build(config: VisCoINConfig, problem: Problem, rng: Rng) -> VisCoIN:
         return VisCoIN(config, problem).to(problem.device)
 
 
+def standardise(coin: VisCoIN, problem: Problem, rng: Rng) -> None:
+    """Give each map of Φ, before its ReLU, and each output of Φ′ mean 0 and variance 1 over training images."""
+    if coin.to_support is None:
+        start.standardise((coin.to_concepts,), lambda x: (coin.trunk(problem.classifier.taps(x)),), problem, rng)
+        return
+    *hidden, last = coin.to_support
+    assert isinstance(last, nn.Linear)
+
+    def inputs(images: Tensor) -> tuple[Tensor, ...]:
+        fused = coin.trunk(problem.classifier.taps(images))
+        return fused, nn.Sequential(*hidden)(coin.pool(fused).flatten(1))
+
+    start.standardise((coin.to_concepts, last), inputs, problem, rng)
+
+
 def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
     """Minimise L_train over what of the network is to be trained, in place."""
     config = coin.config
@@ -220,6 +238,8 @@ def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
 def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:
     """Train Ψ, Θ and Ω together; f and G stay frozen."""
     coin = build(config, problem, rng)
+    if config.standardised:
+        standardise(coin, problem, rng)
     optimise(coin, problem, rng, log)
     return coin
 
@@ -233,7 +253,8 @@ METHOD = MethodSpec(
     notes=(
         "paper: Ψ on three taps, 3x3 maps, max-pooled linear Θ, linear Ω biased by w̄, all losses and their weights; "
         "public code: kernel sizes of the taps, pooling before Φ′, and all of --variant released; "
-        "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets, "
+        "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets and the "
+        "standardised start of Ψ in them, "
         "constant noise of G in training too (public code: random)"
     ),
 )

@@ -182,7 +182,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_network_cannot_read_is_one_line() -> None:
-    with pytest.raises(UsageError, match="reads RGB images, not 1 channel"):
+    with pytest.raises(UsageError, match="read RGB images, not 1 channel"):
         BUILDERS["resnet50"](7, 1, 64)
     with pytest.raises(UsageError, match="needs 64 pixels a side or more, not 32"):
         BUILDERS["resnet50"](7, 3, 32)

@@ -13,7 +13,7 @@ import yaml
 from commands import Cli, files, in_process, one_line, sets, subprocess_run
 from filelock import FileLock
 
-from coinbench.registry import GENERATORS, METHODS, METRICS, PROBLEMS
+from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLEMS
 
 RUN = ("run", "--methods", "viscoin", "--dataset", "birds")
 GROUPS = ("data", "data verify", "data card", "weights", "weights convert", "weights show")
@@ -293,7 +293,13 @@ def test_ls(cli: Cli) -> None:
     ran = cli("ls", "--json")
     assert (ran.code, ran.err) == (0, "")
     found = json.loads(ran.out)
-    registries = {"methods": METHODS, "datasets": PROBLEMS, "metrics": METRICS, "generators": GENERATORS}
+    registries = {
+        "methods": METHODS,
+        "datasets": PROBLEMS,
+        "metrics": METRICS,
+        "classifiers": CLASSIFIERS,
+        "generators": GENERATORS,
+    }
     assert {kind: list(rows) for kind, rows in found.items()} == {k: r.names() for k, r in registries.items()}
     plain = cli("ls", "metrics").out
     assert plain.splitlines()[0] == "metrics"
@@ -301,7 +307,7 @@ def test_ls(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for registry in (METHODS, PROBLEMS, METRICS, GENERATORS) for name in registry.names()]
+    "name", [name for registry in (METHODS, PROBLEMS, METRICS, CLASSIFIERS, GENERATORS) for name in registry.names()]
 )
 def test_info_of_everything(cli: Cli, name: str) -> None:
     ran = cli("info", name)
@@ -317,8 +323,9 @@ def test_info_shows_ranges_and_protocol(cli: Cli) -> None:
     assert "protocol:" in cli("info", "faithfulness").out
     assert "null:" in cli("info", "faithfulness").out
     problem = cli("info", "problem").out
-    assert "  classifier.resolution = 32 [>= 4, <= 1024]" in problem
+    assert "  generator.seed = 0 [>= 0]" in problem
     assert "  classifier.train: " in problem
+    assert "  problem.classifier.resolution = 32 [>= 4, <= 1024]" in cli("info", "resnet").out
     assert "  bootstrap = 1000 [>= 100]" in cli("info", "evaluation").out
     assert "  lr = 0.0001 [> 0]" in cli("info", "train").out
 

@@ -280,7 +280,7 @@ def test_variants_are_experiments_of_their_own() -> None:
 
 @pytest.mark.parametrize("dataset", sorted(PRESETS))
 def test_random_concepts_have_the_losses_of_viscoin(dataset: str) -> None:
-    of_psi = {"delta", "orthogonality"}
+    of_psi = {"delta", "orthogonality", "standardised"}
     methods = preset(dataset, ("viscoin", "random")).methods
     viscoin, random = (methods[name].model_dump(exclude={"name", "train", *of_psi}) for name in ("viscoin", "random"))
     assert random == viscoin

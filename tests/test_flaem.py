@@ -97,6 +97,14 @@ def test_from_f_it_begins_as_f_and_from_scratch_as_itself(problem: Problem) -> N
     assert isinstance(own, FLAEM)
 
 
+def test_its_classifier_may_be_torchvisions() -> None:
+    problem = tiny.make_problem(size=64)
+    coin = build(config(base="resnet50"), problem, Rng(0))
+    assert sum(p.numel() for p in coin.classifier.parameters()) > 23_000_000
+    concepts = coin.encode(problem.train.take(np.arange(2)).images)
+    assert concepts.phi.shape == (2, coin.n_concepts, 1)
+
+
 def test_a_quarter_turn_four_times_is_none(batch: Batch) -> None:
     once = torch.ones(6, dtype=torch.int64)
     image = batch.images

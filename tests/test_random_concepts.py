@@ -12,7 +12,7 @@ import torch
 from coinbench.errors import UsageError
 from coinbench.log import Log
 from coinbench.methods import viscoin
-from coinbench.methods.random_concepts import RandomConceptsConfig, build, fit, standardise
+from coinbench.methods.random_concepts import RandomConceptsConfig, build, fit
 from coinbench.plan import Request, resolve
 from coinbench.problem import Problem
 from coinbench.rng import Rng
@@ -31,7 +31,7 @@ def config() -> RandomConceptsConfig:
 
 def test_psi_stays_and_theta_and_omega_learn(problem: Problem, tmp_path: Path) -> None:
     before, after = build(config(), problem, Rng(0)), fit(config(), problem, Rng(0), Log(tmp_path))
-    standardise(before, problem, Rng(0))
+    viscoin.standardise(before, problem, Rng(0))
     for part in ("trunk", "to_concepts", "to_support"):
         assert tiny.same_state(before.get_submodule(part), after.get_submodule(part)), part
     for part in ("theta", "omega"):
@@ -41,7 +41,7 @@ def test_psi_stays_and_theta_and_omega_learn(problem: Problem, tmp_path: Path) -
 @torch.no_grad()
 def test_each_random_map_has_mean_0_and_variance_1_over_the_training_images(problem: Problem) -> None:
     coin = build(config(), problem, Rng(0)).eval()
-    standardise(coin, problem, Rng(0))
+    viscoin.standardise(coin, problem, Rng(0))
     images = problem.train.take(np.arange(len(problem.train))).images
     fused = coin.trunk(problem.classifier(images).maps)
     maps = coin.to_concepts(fused).transpose(0, 1).flatten(1)

@@ -21,7 +21,7 @@ class SmallConfig(ClassifierConfig):
     width: int = Field(default=16, ge=4, le=256)
     """Channels of the first block; each later one doubles them."""
     resolution: int = Field(default=32, ge=4, le=1024)
-    """Block 1 of the ResNet works at so many to twice as many pixels a side (LeNet: unused)."""
+    """Block 1 of the ResNet works at so many to twice as many pixels a side."""
 
 
 class ResNetConfig(SmallConfig):

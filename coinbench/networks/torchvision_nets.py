@@ -24,6 +24,7 @@ from coinbench.weights import unfit
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels in [0, 1], which torchvision's weights expect to be taken out."""
+_INSTEAD = "choose another one: problem.classifier.net of f, methods.flaem.base of FLAEM's own"
 
 
 class TorchvisionNet(Classifier):
@@ -43,9 +44,9 @@ class TorchvisionNet(Classifier):
         super().__init__()
         self.everything = True
         if channels != 3:
-            raise UsageError(f"problem.classifier.net: this network reads RGB images, not {channels} channel")
+            raise UsageError(f"torchvision's networks read RGB images, not {channels} channel; {_INSTEAD}")
         if size < least:
-            raise UsageError(f"problem.classifier.net: this network needs {least} pixels a side or more, not {size}")
+            raise UsageError(f"this network needs {least} pixels a side or more, not {size}; {_INSTEAD}")
         self.n_classes, self.channels = n_classes, channels
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
         # ((x + 1) / 2 - mean) / std as one product and one sum.
