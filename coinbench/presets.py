@@ -168,7 +168,11 @@ def _flint(scale: Scale) -> MethodConfig:
 
 def _flaem(scale: Scale) -> MethodConfig:
     return registry.METHODS.load("flaem").config(
-        K=scale.K, decoder=64, resolution=scale.resolution, train=_training(scale.flaem_steps, 16)
+        K=scale.K,
+        decoder=64,
+        resolution=scale.resolution,
+        standardised=True,
+        train=_training(scale.flaem_steps, 16),
     )
 
 
