@@ -150,6 +150,16 @@ def find(name: str, given: Path | None, weights: Path, setting: str, otherwise: 
     return Found(name=name, path=path, sha256=sha256, genuine=genuine)
 
 
+def checked_by(name: str) -> str:
+    """Say which digest tells that a file is the published one: publishers give a whole sha256 or its beginning.
+
+    >>> checked_by("vgg16")
+    'sha256 begins with 397923af, all that its publisher gives'
+    """
+    digest = dict(known(name).remote.digests)["sha256"]
+    return f"sha256 {digest}" if len(digest) == 64 else f"sha256 begins with {digest}, all that its publisher gives"
+
+
 def bring(name: str, cache: Path | None, log: Log) -> Path:
     """Fetch and verify a file; one that is there is verified.
 

@@ -281,7 +281,7 @@ def test_a_black_image_has_a_gradient(files: Files) -> None:
         def forward(self, images: Tensor) -> list[Tensor]:
             return [dead]
 
-    network.network.net = Dead()
+    network.network.add_module("net", Dead())
     (unit,) = network(torch.zeros(1, 3, SIZE, SIZE))
     unit.sum().backward()
     assert dead.grad is not None
