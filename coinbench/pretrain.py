@@ -20,7 +20,7 @@ from coinbench.models import Classifier, ImageGenerator, channels_last
 from coinbench.networks.perceptual import Perceptual, PerceptualNet
 from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
-from coinbench.published_weights import folder
+from coinbench.published_weights import TRUNKS, folder
 from coinbench.rng import Rng
 
 WEIGHTS = "weights.safetensors"
@@ -194,7 +194,10 @@ def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) ->
     """
     source = open_source(cell.data, cache)
     split = load_split("train", cell.data, source, cache, device, log.at("data", cache.root))
-    stages = build_networks(cell, source, split, cache).stages
+    # Nothing of LPIPS is trained, and its weights may not be here yet.
+    p = PerceptualConfig() if cell.problem.perceptual.net in TRUNKS else cell.problem.perceptual
+    trained = cell.model_copy(update={"problem": cell.problem.model_copy(update={"perceptual": p})})
+    stages = build_networks(trained, source, split, cache).stages
     if kind not in stages:
         raise UsageError(f"pretrain {kind}: nothing to train with problem.perceptual.net={cell.problem.perceptual.net}")
     if kind == "generator":

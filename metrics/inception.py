@@ -7,6 +7,7 @@ separate: `score` works on the stored features.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
 from coinbench.metrics.frechet import frechet, statistics
 from coinbench.metrics.mse import mean_image
+from coinbench.models import channels_last
 from coinbench.problem import Split
 from coinbench.published_weights import find, folder
 from coinbench.results import Score
@@ -36,6 +38,8 @@ SUBSETS, SUBSET = 100, 1000
 """Of KID, as its authors and torch-fidelity have them."""
 _FEATURES = 1
 """Version of the stored features of images."""
+_BLOCK = 256
+"""Images whose pixels are hashed at once."""
 
 _NULL = (
     "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
@@ -127,6 +131,7 @@ class InceptionDistances(Metric):
             setting = "evaluation.weights.inception"
             self._found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
             self._network: Inception = Inception(self._found).to(problem.device)
+            channels_last(self._network)
             with torch.no_grad():
                 mean = self._network(mean_image(problem.train)).cpu().numpy()
         except (DataError, ValueError) as error:
@@ -142,33 +147,34 @@ class InceptionDistances(Metric):
     def records(self) -> Records:
         """Return the features of each image, by arm and index; the mean image has one row."""
         problem = self.evaluation.problem
-        # Only those that were seen, as many of the training images.
-        seen = np.sort(np.concatenate([part["index"] for part in self._parts if part["arm"][0] == "method"]))
-        rows = np.searchsorted(problem.test.index, seen)
+        test = np.arange(len(problem.test))
+        # As many training images as there are test images, the same as in the floor of the other Fréchet distances.
         dice = self.evaluation.rng.child("frechet", "train").uniform(problem.train.index, 1)[:, 0]
-        for arm, split, chosen in (
-            ("real", problem.test, rows),
-            ("train images", problem.train, np.sort(dice.argsort()[: len(seen)])),
-        ):
-            part = split.subset(chosen)
-            self._parts.append(self._part(arm, part.index, self._of_images(part)))
+        train = np.sort(dice.argsort()[: len(test)])
+        for arm, split, rows in (("real", problem.test, test), ("train images", problem.train, train)):
+            self._parts.append(self._part(arm, split.index[rows], self._of_images(split, rows)))
         return collect(self._parts, by=("arm", "index"))
 
-    def _of_images(self, split: Split) -> Float[np.ndarray, "n 2048"]:
-        """Return the features of images of the data set, measured once for all methods and seeds."""
+    def _of_images(self, split: Split, rows: np.ndarray) -> Float[np.ndarray, "n 2048"]:
+        """Return the features of images of the data set, measured once for all methods and seeds.
+
+        Their key is the content of the pixels and of the weights: neither a name nor a setting can be out of date.
+        """
         evaluation = self.evaluation
-        sha = hashlib.sha256(repr(split.pixels.shape).encode())
-        for start in range(0, len(split), 256):
-            sha.update(np.ascontiguousarray(split.pixels[start : start + 256]).data)
+        sha = hashlib.sha256(repr(split.pixels.shape[1:]).encode())
+        for block in np.array_split(rows, max(1, len(rows) // _BLOCK)):
+            sha.update(np.ascontiguousarray(split.pixels[block]).data)
         key = digest("inception", _FEATURES, sha.hexdigest(), self._found.sha256)
 
         def make(log: Log) -> None:
-            parts = []
-            for batch in split.batches(evaluation.config.batch, evaluation.config.workers):
+            parts, began = [], time.monotonic()
+            for start in range(0, len(rows), evaluation.config.batch):
                 log.check()
-                parts.append(self._network(batch.images).cpu().numpy())
-                log.progress(sum(map(len, parts)), len(split), 0.0, f"Inception's features of {split.name} images")
-            stored.write({"features": np.concatenate(parts)}, log.folder / "features.parquet")
+                parts.append(self._network(split.take(rows[start : start + evaluation.config.batch]).images).cpu())
+                done = sum(map(len, parts))
+                left = (time.monotonic() - began) / done * (len(rows) - done)
+                log.progress(done, len(rows), left, f"{split.name} images seen by Inception")
+            stored.write({"features": torch.cat(parts).numpy()}, log.folder / "features.parquet")
 
         folder_of = evaluation.cache.stage("features", key, make, evaluation.log)
         return stored.read(folder_of / "features.parquet")["features"]

@@ -12,6 +12,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.errors import DataError, Unavailable
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
 from coinbench.metrics.mse import mean_image
+from coinbench.models import channels_last
 from coinbench.published_weights import TRUNKS, find, folder
 from coinbench.results import Score
 from coinbench.statistics import summarise
@@ -66,6 +67,7 @@ class _Lpips(Metric):
         try:
             found = find(name, given, folder(evaluation.cache.root), f"evaluation.weights.{name}")
             self._network = LPIPS(self.net, found).to(problem.device)
+            channels_last(self._network)
             with torch.no_grad():
                 self._mean = self._network(mean_image(problem.train))
         except (DataError, ValueError) as error:

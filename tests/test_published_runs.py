@@ -20,10 +20,12 @@ import weight_files
 from commands import Cli, in_process, one_line, subprocess_run
 from official_files import archives, from_server, packed, publish, serve
 from small_cell import SETS
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.datasets import FashionMNIST
 
-from coinbench import fetch, published_weights
+from coinbench import fetch, published_weights, registry
 from coinbench.cache import Cache
+from coinbench.check import check
 from coinbench.config import PerceptualConfig
 from coinbench.digests import fit_digest
 from coinbench.errors import DataError, UsageError
@@ -75,11 +77,29 @@ def test_a_run_without_weights_measures_the_rest(tmp_path: Path, alexnet: Path) 
         assert line.startswith(f"birds/flint seed 0: {metric}: not available, because ")
         assert f"coinbench weights fetch {name}" in line
         assert f"{metric} will have no numbers: `coinbench weights fetch {name}` brings what it needs" in ran.err
+    assert "coinbench weights fetch inception" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     rows = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8")
     assert ",mse," in rows
     assert not any(name in rows for name in ("lpips", ",fid,", "file"))
     (unavailable,) = (tmp_path / "out").glob("cells/*/unavailable.json")
     assert set(json.loads(unavailable.read_text())) == {"lpips_alex", "inception"}
+
+
+@pytest.mark.parametrize("metric", ["lpips_squeeze", "inception"])
+def test_the_metrics_keep_the_laws(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 91)
+    (name,) = registry.METRICS.load(metric).needs
+    without = check(metric)
+    assert without.passed
+    assert f"cannot be measured here: {tmp_path}" in without.text()
+    path = tmp_path / "cache" / "weights" / published_weights.FILES[name].remote.name
+    path.parent.mkdir(parents=True)
+    (weight_files.inception if metric == "inception" else functools.partial(weight_files.trunk, name))(path)
+    weight_files.publish(monkeypatch, name, path)
+    report = check(metric)
+    assert report.passed, report.text()
+    assert "cannot be measured here" not in report.text()
 
 
 # --- training
@@ -98,6 +118,21 @@ def test_training_on_lpips_without_its_weights_ends_before_anything(cli: Cli, tm
     one_line(cli(*words), 4, "vgg16-397923af.pth: sha256 is", "delete it and fetch it again")
     assert not (tmp_path / "cache" / "data").exists()
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"weights"}
+
+
+def test_f_and_g_are_trained_without_the_weights_of_lpips(cli: Cli) -> None:
+    words = [word for word in BIRDS[5:] if word != "--quiet" and not word.startswith("method.")]
+    sets = [word for word in words if word != "--set"]
+    given = (
+        "-d",
+        "birds",
+        "--quiet",
+        *(w for s in sets for w in ("--set", s)),
+        "--set",
+        "problem.perceptual.net=lpips_vgg",
+    )
+    assert cli("pretrain", "classifier", *given).code == 0
+    one_line(cli("pretrain", "perceptual", *given), 2, "nothing to train with problem.perceptual.net=lpips_vgg")
 
 
 def test_p_is_lpips_where_that_is_asked_for(tmp_path: Path, alexnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
