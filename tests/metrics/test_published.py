@@ -144,7 +144,8 @@ class _Images(Dataset):
 
 
 @torch.no_grad()
-def test_fid_and_kid_are_torch_fidelitys(files: Files, problem: Problem, tmp_path: Path) -> None:
+def test_fid_and_kid_are_torch_fidelitys(files: Files, tmp_path: Path) -> None:
+    problem = make_problem(size=SIZE, train=6, test=6)
     records, scores = measure(InceptionDistances, problem, tmp_path, {"inception": files.of("inception")})
     images, shown = reconstructions(problem)
     theirs = torch_fidelity.calculate_metrics(
