@@ -129,6 +129,7 @@ def origin(spec: MethodSpec, problem: Problem) -> dict[str, Any]:
         "versions": provenance.versions(),
         "machine": provenance.machine(torch.get_num_threads()),
         "fingerprints": problem.fingerprints,
+        "perceptual": problem.perceptual.origin,
     }
 
 

@@ -14,7 +14,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from coinbench.cli_check import check
-from coinbench.cli_info import Plugins, data_app, doctor, info, ls
+from coinbench.cli_info import Offline, Plugins, data_app, doctor, info, ls
 from coinbench.cli_pretrain import pretrain
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
@@ -96,6 +96,7 @@ def run(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     force: Annotated[str | None, typer.Option("--force", help="Methods to train anew.")] = None,
+    offline: Offline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

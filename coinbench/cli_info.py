@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,19 @@ Plugins = Annotated[
     typer.Option("--plugin", metavar="FILE.py", callback=_use, help="A file with methods, metrics or data sets."),
 ]
 """Its callback does all: commands need not look at the value."""
+
+
+def _keep_off(given: bool) -> bool:
+    from coinbench import fetch
+
+    if given:
+        # Workers inherit it.
+        os.environ[fetch.OFFLINE] = "1"
+    return given
+
+
+Offline = Annotated[bool, typer.Option("--offline", callback=_keep_off, help="Fetch nothing ($COINBENCH_OFFLINE=1).")]
+"""Likewise."""
 
 
 def ls(
@@ -95,6 +109,7 @@ def prepare(
     sets: Sets = None,
     cache: CacheRoot = None,
     plugin: Plugins = None,
+    offline: Offline = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
     """Fetch or find the archives of a data set, verify and unpack them, check every image. Resumes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coinbench.cli_info import AsJson, CacheRoot
+from coinbench.cli_info import AsJson, CacheRoot, Offline
 
 if TYPE_CHECKING:
     from coinbench.log import Log
@@ -76,38 +76,59 @@ def listing(cache: CacheRoot = None, as_json: AsJson = False) -> None:
 
 
 @weights_app.command()
-def fetch(names: Names = None, cache: CacheRoot = None, quiet: Quiet = False) -> None:
+def fetch(names: Names = None, cache: CacheRoot = None, offline: Offline = False, quiet: Quiet = False) -> None:
     """Download published weights and verify them. Resumes."""
     from coinbench.published_weights import bring
 
-    _each(names, cache, quiet, bring, "fetched and verified")
+    _each(names, cache, quiet, bring, "fetched, ")
 
 
 @weights_app.command()
 def verify(names: Names = None, cache: CacheRoot = None, quiet: Quiet = False) -> None:
-    """Compare weights that are here with their published digests; without a name all that are here."""
+    """Compare weights that are here with their published digests; without a name all that are here.
+
+    Each file is reported; the exit code is 4 where one is missing or another one.
+    """
     from coinbench.published_weights import FILES, folder, verified
 
     here = [name for name, entry in FILES.items() if (folder(cache) / entry.remote.name).is_file()]
-    _each(names or here, cache, quiet, verified, "as published")
+    _each(names or here, cache, quiet, verified, "")
 
 
 def _each(
     names: list[str] | None, cache: Path | None, quiet: bool, work: Callable[[str, Path | None, Log], Path], told: str
 ) -> None:
-    from coinbench.errors import UsageError
+    """Do the same for each file, whatever became of those before it.
+
+    Raises:
+        UsageError: a name is unknown, or there is none.
+        DataError: one file is not as it should be; of several, how many.
+    """
+    from coinbench.errors import DataError, UsageError
     from coinbench.log import Log, stopping
     from coinbench.progress import Display
-    from coinbench.published_weights import FILES, folder, known
+    from coinbench.published_weights import FILES, checked_by, folder, known
 
     if not names:
         raise UsageError(f"weights: none named and none here; known: {', '.join(FILES)}")
     # All names first: nothing is fetched for half of a wrong command.
     for name in names:
         known(name)
+    wrong: list[DataError] = []
     with Display(quiet) as display:
         for name in names:
             log = Log(folder(cache), partial(display.event, name), stage="weights")
-            with stopping(log):
-                path = work(name, cache, log)
-            print(f"{name}: {path}: {told}")
+            try:
+                with stopping(log):
+                    path = work(name, cache, log)
+            except DataError as error:
+                wrong.append(error)
+                if len(names) > 1:
+                    print(f"{name}: {error}")
+                continue
+            print(f"{name}: {path}: {told}as published ({checked_by(name)})")
+    if len(wrong) == len(names) == 1:
+        raise wrong[0]
+    if wrong:
+        count = f"{len(wrong)} of {len(names)} files are"
+        raise DataError(f"weights: {count} missing or not as published; what each needs stands above")

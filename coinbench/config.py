@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from coinbench import registry
+from coinbench.published_weights import TRUNKS, Found, find, key_of, known
 
 
 def absolute(path: Path) -> Path:
@@ -166,14 +167,47 @@ class GeneratorConfig(Config):
 
 
 class PerceptualConfig(Config):
-    """p, the net of the perceptual distances PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""
+    """p, the net of perceptual terms in losses and of PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""
 
-    net: Literal["random", "parts"] = "random"
-    """random: fixed random weights; parts: trained to tell the parts, where the data set knows them (birds)."""
+    net: Literal["random", "parts", "lpips_vgg", "lpips_alex", "lpips_squeeze"] = "random"
+    """random: fixed random weights; parts: trained to tell the parts, where the data set knows them (birds);
+    lpips_vgg and others: LPIPS, whose trunk is a download (coinbench weights fetch vgg16)."""
+    weights: Path | None = None
+    """Of LPIPS: a file with the trunk under torchvision's names; default: the fetched one."""
     width: int = Field(default=32, ge=8, le=256)
     seed: int = Field(default=0, ge=0)
     train: TrainConfig = TrainConfig(steps=1500, batch=64, lr=2e-3, schedule="cosine", warmup=20)
     """Of p on parts; random weights need none."""
+
+    @field_validator("weights")
+    @classmethod
+    def _of_lpips(cls, value: Path | None, info: Any) -> Path | None:
+        if value is not None and info.data.get("net") not in TRUNKS:
+            raise ValueError(f"only LPIPS reads weights: set net to one of {', '.join(TRUNKS)}")
+        return None if value is None else absolute(value)
+
+    def key(self) -> dict[str, Any]:
+        """Return what determines p: of LPIPS the content of its trunk's file, not where it lies.
+
+        Raises:
+            DataError: the file is not there.
+        """
+        if self.net in TRUNKS:
+            published = known(TRUNKS[self.net]).remote.name
+            given = key_of(self.weights, "problem.perceptual.weights") if self.weights else published
+            return {"net": self.net, "weights": given}
+        return {name: value for name, value in super().key().items() if name != "weights"}
+
+    def file(self, weights: Path) -> Found | None:
+        """Return the file with the trunk of LPIPS, fetched into the folder `weights` or given; None for another net.
+
+        Raises:
+            DataError: it is not there, or not the published one; says how to get it.
+        """
+        if self.net not in TRUNKS:
+            return None
+        setting, otherwise = "problem.perceptual.weights", ", or train without it: --set problem.perceptual.net=random"
+        return find(TRUNKS[self.net], self.weights, weights, setting, otherwise)
 
 
 class ProblemConfig(Config):
@@ -203,6 +237,24 @@ class MethodConfig(Config):
 
     name: str
     train: TrainConfig
+
+
+class WeightFiles(Config):
+    """Files in the place of published weights, by their names (coinbench weights list); default: the fetched ones."""
+
+    vgg16: Path | None = None
+    """Trunk of lpips_vgg."""
+    alexnet: Path | None = None
+    """Trunk of lpips_alex."""
+    squeezenet1_1: Path | None = None
+    """Trunk of lpips_squeeze."""
+    inception: Path | None = None
+    """Of FID and KID, under torch-fidelity's names."""
+
+    @field_validator("*")
+    @classmethod
+    def _anywhere(cls, value: Path | None) -> Path | None:
+        return None if value is None else absolute(value)
 
 
 class EvaluationConfig(Config):
@@ -236,6 +288,17 @@ class EvaluationConfig(Config):
     """t: concepts with r_{k,c} > t are counted (paper table 13)."""
     bootstrap: int = Field(default=1000, ge=100)
     """Resamples behind each 95 % interval."""
+    weights: WeightFiles = WeightFiles()
+    """Numbers made with other weights than the published ones carry other names than LPIPS, FID and KID."""
+
+    def key(self) -> dict[str, Any]:
+        """Return what determines numbers: of files of weights their content, not where they lie.
+
+        Raises:
+            DataError: a file is not there.
+        """
+        files = {name: key_of(path, f"evaluation.weights.{name}") for name, path in self.weights if path is not None}
+        return super().key() | {"weights": files}
 
     @field_validator("taus", "lambdas", "svm_c", "sparsity_thresholds")
     @classmethod

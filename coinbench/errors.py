@@ -20,6 +20,10 @@ class MetricError(CoinbenchError):
     """A metric that returns what is no record or no score; it loses its numbers, the others keep theirs."""
 
 
+class Unavailable(MetricError):
+    """A metric that cannot be measured here, as where its weights are missing; the others go on."""
+
+
 class UsageError(CoinbenchError):
     """A wrong flag, name, key, value or configuration file."""
 

@@ -12,6 +12,7 @@ import torch
 from coinbench import contract, plugins, records, registry, results
 from coinbench.artefact import fit_rng
 from coinbench.bank import build_bank
+from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.config import Cell, EvaluationConfig
 from coinbench.errors import CoinbenchError, MetricError, is_out_of_memory
@@ -30,7 +31,7 @@ Failures = dict[str, str]
 
 
 @torch.no_grad()
-def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Log) -> None:
+def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache: Cache, log: Log) -> None:
     """Measure a CoIN with every metric of the cell and write results, records and images into the log's folder.
 
     A metric that raises has no numbers and is named in unavailable.json; the others go on.
@@ -39,10 +40,10 @@ def evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Lo
         ContractError: the method returns what it must not; names it.
     """
     with contract.blaming(cell.method.name):
-        _evaluate(coin, spec, problem, cell, log)
+        _evaluate(coin, spec, problem, cell, cache, log)
 
 
-def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: Log) -> None:
+def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache: Cache, log: Log) -> None:
     began = time.monotonic()
     rng = Rng(cell.evaluation.seed).child("evaluation")
     if cell.evaluation.limit:
@@ -57,6 +58,7 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, log: L
         bank=bank,
         untrained=lambda: spec.build(cell.method, problem, fit_rng(cell)).eval(),
         log=log,
+        cache=cache,
     )
     failures: Failures = {}
     metrics: dict[str, Metric] = {}

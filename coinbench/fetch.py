@@ -24,6 +24,13 @@ _TRIES, _TIMEOUT = 4, 30.0
 """Attempts at a connection that breaks before anything new came, and seconds of silence that count as broken."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Answers of a server that may change within seconds."""
+OFFLINE = "COINBENCH_OFFLINE"
+"""Environment variable: 1 keeps this process and its workers off the net, as --offline does."""
+
+
+def offline() -> bool:
+    """Tell whether nothing may be fetched."""
+    return os.environ.get(OFFLINE, "").lower() not in ("", "0", "false", "no")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,7 @@ def download(remote: Remote, folder: Path, log: Log) -> Path:
     What came before a cut lies in `.NAME.part` and is gone on with, if the server still has the same file.
 
     Raises:
-        DataError: the server refuses or the file is not the published one.
+        DataError: the server refuses, the file is not the published one, or nothing may be fetched.
         Interrupted: asked to stop; the same call goes on.
         CoinbenchError: the folder cannot be written.
     """
@@ -58,6 +65,11 @@ def download(remote: Remote, folder: Path, log: Log) -> Path:
         return target
     if remote.url is None:
         raise DataError(f"{target}: not there, and cannot be fetched by a program; {remote.hint}")
+    if offline():
+        raise DataError(
+            f"{target}: not there, and not fetched, since --offline or {OFFLINE} is given; "
+            f"put the file of {remote.url} there, or give the command without"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{remote.name}.lock", log):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from coinbench.cache import Cache, default_root
 from coinbench.log import Log
 from coinbench.records import Records as Records
 from coinbench.results import Score
@@ -87,6 +88,8 @@ class Evaluation:
     """Builds the same method at initialisation, the control of metrics that an untrained decoder can pass."""
     log: Log = field(default_factory=lambda: Log(Path()))
     """For metrics that work long after the pass: progress, and whether to stop."""
+    cache: Cache = field(default_factory=lambda: Cache(default_root()))
+    """Holds published weights, and what metrics measured on the images alone, which all methods share."""
 
 
 class Metric(ABC):
@@ -94,6 +97,9 @@ class Metric(ABC):
 
     specs: ClassVar[tuple[MetricSpec, ...]]
     """One for each number that `score` returns."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Published weights (`coinbench weights list`). A metric that needs some is measured where it is named or a preset
+    has it; without them its constructor raises `Unavailable`."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

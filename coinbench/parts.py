@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from coinbench.config import PerceptualConfig
 from coinbench.log import Log
-from coinbench.networks.perceptual import PerceptualNet
+from coinbench.networks.perceptual import Perceptual, PerceptualNet
 from coinbench.problem import Split
 from coinbench.rng import Rng, seeded
 from coinbench.training import train
@@ -60,7 +60,7 @@ def fit_parts(
 
 
 @torch.no_grad()
-def part_accuracy(net: PerceptualNet, factors: Int[Tensor, "N parts"], split: Split, test: Split) -> dict[str, float]:
+def part_accuracy(net: Perceptual, factors: Int[Tensor, "N parts"], split: Split, test: Split) -> dict[str, float]:
     """Return how often linear readers of p's features name the parts of test images right, in percent.
 
     The layers that p was trained with are not kept: least squares on the training features takes their place.

@@ -15,7 +15,7 @@ from coinbench.digests import cell_digest
 from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
-from coinbench.presets import VARIANTS, other_classifier, other_generator, preset
+from coinbench.presets import VARIANTS, default_metrics, other_classifier, other_generator, preset
 
 
 class RunConfig(Config):
@@ -104,7 +104,7 @@ def resolve(request: Request) -> RunConfig:
     datasets = names(request.datasets or _text(tree.get("dataset")))
     if not datasets:
         raise UsageError(f"no data set given; known: {', '.join(registry.PROBLEMS.names())}")
-    metrics = names(request.metrics or _text(tree.get("metrics"))) or tuple(registry.METRICS.names())
+    metrics = names(request.metrics or _text(tree.get("metrics"))) or default_metrics(datasets)
     for metric in metrics:
         registry.METRICS.check(metric)
     changes = flatten({k: tree[k] for k in ("data", "problem", "method", "evaluation") if k in tree})

@@ -318,6 +318,16 @@ PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
 }
 
 
+def default_metrics(datasets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the metrics of a run that names none: all that need no download, and those that the paper's settings have.
+
+    Raises:
+        UsageError: a plug-in's metric cannot be imported.
+    """
+    named = presets_paper.METRICS if any(dataset in presets_paper.DATASETS for dataset in datasets) else ()
+    return tuple(name for name in registry.METRICS.names() if name in named or not registry.METRICS.load(name).needs)
+
+
 def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:
     """Return the settings of a data set; a plug-in data set gets those of `imagefolder`.
 

@@ -20,6 +20,10 @@ from coinbench.config import (
     TrainConfig,
 )
 
+DATASETS = ("cub200", "celebahq", "stanfordcars")
+METRICS = ("lpips_vgg", "lpips_alex", "inception")
+"""Measured by default on these data sets besides what needs no download; the paper's LPIPS and FID among them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paper:
@@ -83,10 +87,11 @@ def experiment(paper: Paper, data: DataConfig, methods: tuple[str, ...]) -> Expe
         problem=ProblemConfig(
             classifier=registry.CLASSIFIERS.load("resnet50").config(train=paper.f),
             generator=generator,
-            perceptual=PerceptualConfig(),
+            perceptual=PerceptualConfig(net="lpips_vgg"),
         ),
         methods={name: _method(name, paper) for name in methods},
-        evaluation=EvaluationConfig(),
+        # VGG16's maps of 16 images and their reconstructions take 1 GB.
+        evaluation=EvaluationConfig(batch=16),
     )
 
 

@@ -10,17 +10,17 @@ from torch import nn
 
 from coinbench import registry, shipped, weights
 from coinbench.cache import Busy, Cache
-from coinbench.config import Cell, ClassifierConfig, DataConfig
+from coinbench.config import Cell, ClassifierConfig, DataConfig, PerceptualConfig
 from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
 from coinbench.errors import UsageError
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
-from coinbench.networks.perceptual import PerceptualNet
+from coinbench.networks.perceptual import Perceptual, PerceptualNet
 from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
-from coinbench.published_weights import folder
+from coinbench.published_weights import TRUNKS, folder
 from coinbench.rng import Rng
 
 WEIGHTS = "weights.safetensors"
@@ -53,13 +53,31 @@ def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, si
     return registry.CLASSIFIERS.load(config.net).build(config, n_classes, channels, size, rng)
 
 
+def build_perceptual(config: PerceptualConfig, channels: int, size: int, cache: Cache) -> Perceptual:
+    """Return p: LPIPS with its weights, else at initialisation.
+
+    Raises:
+        DataError: weights are not there, damaged or of another network.
+        UsageError: LPIPS cannot read such images.
+    """
+    if (found := config.file(folder(cache.root))) is None:
+        return PerceptualNet(channels, config.width, Rng(config.seed).child("perceptual"))
+    # The package lpips takes seconds to import.
+    from coinbench.networks.lpips import LEAST, LPIPS
+
+    if channels != LPIPS.channels or size < LEAST[config.net]:
+        wanted = f"RGB images of {LEAST[config.net]} pixels a side or more"
+        raise UsageError(f"problem.perceptual.net={config.net}: reads {wanted}, not {channels} x {size} x {size}")
+    return LPIPS(config.net, found)
+
+
 @dataclass(frozen=True, slots=True)
 class Networks:
     """f, G and p of a cell at initialisation, and how each gets its weights."""
 
     classifier: Classifier
     generator: ImageGenerator
-    perceptual: PerceptualNet
+    perceptual: Perceptual
     stages: dict[str, Stage]
     """By kind: classifier, generator, and perceptual where p is trained."""
 
@@ -97,14 +115,15 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     """Return f, G and p at initialisation, on the device of the training `split`.
 
     Raises:
-        UsageError: p is to be trained on parts, which the data set does not tell.
+        UsageError: p is to be trained on parts, which the data set does not tell, or cannot read such images.
+        DataError: weights of p are not there or damaged.
     """
     size, channels, device = cell.data.size, source.channels, split.device
     problem = cell.problem
     f = build_classifier(problem.classifier, len(source.card.class_names), channels, size).to(device)
     spec, rng = registry.GENERATORS.load(problem.generator.net), Rng(problem.generator.seed).child("generator")
     g = spec.build(problem.generator, size, channels, rng).to(device)
-    p = PerceptualNet(channels, problem.perceptual.width, Rng(problem.perceptual.seed).child("perceptual")).to(device)
+    p = build_perceptual(problem.perceptual, channels, size, cache).to(device)
 
     def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
         return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
@@ -129,6 +148,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
         if source.factors is None:
             raise UsageError(f"problem.perceptual.net=parts: {cell.dataset} does not tell the parts; use random")
         factors = torch.from_numpy(source.factors)
+        assert isinstance(p, PerceptualNet)
         p.origin = "p trained on parts"
         stages["perceptual"] = stage(
             "perceptual", perceptual_digest(cell), p, lambda log: fit_parts(p, problem.perceptual, split, factors, log)
@@ -174,7 +194,10 @@ def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) ->
     """
     source = open_source(cell.data, cache)
     split = load_split("train", cell.data, source, cache, device, log.at("data", cache.root))
-    stages = build_networks(cell, source, split, cache).stages
+    # Nothing of LPIPS is trained, and its weights may not be here yet.
+    p = PerceptualConfig() if cell.problem.perceptual.net in TRUNKS else cell.problem.perceptual
+    trained = cell.model_copy(update={"problem": cell.problem.model_copy(update={"perceptual": p})})
+    stages = build_networks(trained, source, split, cache).stages
     if kind not in stages:
         raise UsageError(f"pretrain {kind}: nothing to train with problem.perceptual.net={cell.problem.perceptual.net}")
     if kind == "generator":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from coinbench.models import Classifier, ImageGenerator
-from coinbench.networks.perceptual import PerceptualNet
+from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
 
 
@@ -153,7 +153,7 @@ class Problem:
     """f."""
     generator: ImageGenerator
     """G."""
-    perceptual: PerceptualNet
+    perceptual: Perceptual
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""

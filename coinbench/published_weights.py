@@ -1,4 +1,7 @@
-"""Weights that others publish and coinbench starts from or measures with: where they come from, where they lie."""
+"""Weights that others publish and coinbench starts from or measures with: where they come from, where they lie.
+
+Imports torch only where tensors are read.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-from safetensors import safe_open
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from coinbench import fetch
 from coinbench.cache import default_root
 from coinbench.errors import DataError, unknown
 from coinbench.fetch import Remote
-from coinbench.generators.state_dicts import read_flat
-from coinbench.generators.unpickle import Refused
 from coinbench.log import Log
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -61,6 +63,30 @@ FILES: Mapping[str, Published] = {
 }
 """Accuracies as torchvision states them."""
 
+TRUNKS: Mapping[str, str] = {"lpips_vgg": "vgg16", "lpips_alex": "alexnet", "lpips_squeeze": "squeezenet1_1"}
+"""Perceptual net of LPIPS -> the published weights under its linear heads, which come with the package lpips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A file of weights that is here."""
+
+    name: str
+    """Of the published weights whose place it takes."""
+    path: Path
+    sha256: str
+    genuine: bool
+    """It is the published file."""
+
+    @property
+    def foreign(self) -> str:
+        """What to say of numbers made with it; empty where it is the published file."""
+        if self.genuine:
+            return ""
+        return (
+            f"weights of {self.path.name} (sha256 {self.sha256[:16]}), not the published {known(self.name).remote.name}"
+        )
+
 
 def known(name: str) -> Published:
     """Return what is published under a name.
@@ -78,7 +104,7 @@ def folder(cache: Path | None = None) -> Path:
     return (cache or default_root()) / "weights"
 
 
-def require(name: str, given: Path | None, weights: Path, setting: str) -> Path:
+def require(name: str, given: Path | None, weights: Path, setting: str, otherwise: str = "") -> Path:
     """Return a file of weights: the given one, or the fetched one, which is the published one.
 
     Args:
@@ -86,21 +112,52 @@ def require(name: str, given: Path | None, weights: Path, setting: str) -> Path:
         given: a file of the user's.
         weights: folder of fetched weights.
         setting: what names a file, for the message.
+        otherwise: what else helps, for the message.
 
     Raises:
         DataError: it is not there, or another one; says how to get it.
     """
+    path = _there(name, given, weights, setting, otherwise)
+    if given is None:
+        fetch.check(known(name).remote, path, Log(weights))
+    return path
+
+
+def _there(name: str, given: Path | None, weights: Path, setting: str, otherwise: str) -> Path:
     path = given or weights / known(name).remote.name
     if path.is_file():
-        if given is None:
-            fetch.check(known(name).remote, path, Log(weights))
         return path
     if given:
-        raise DataError(f"{setting}={given}: no such file; name another one, or set {setting}=imagenet")
+        raise DataError(f"{setting}={given}: no such file; name another one, or none for the published weights")
     raise DataError(
-        f"{path}: the ImageNet weights of {name} are not there; get them with `coinbench weights fetch {name}`, name a "
-        f"file with --set {setting}=FILE, or train anew with --set {setting}=scratch"
+        f"{path}: the published weights of {name} are not there; get them with `coinbench weights fetch {name}`, or "
+        f"name a file with --set {setting}=FILE{otherwise}"
     )
+
+
+def find(name: str, given: Path | None, weights: Path, setting: str, otherwise: str = "") -> Found:
+    """Return a file as `require` does, with what it is: a given file may be the published one too.
+
+    Raises:
+        DataError: it is not there, or another one; says how to get it.
+    """
+    path, remote = _there(name, given, weights, setting, otherwise), known(name).remote
+    # Read once however many cells ask.
+    sha256 = key_of(path, setting)
+    genuine = sha256.startswith(dict(remote.digests)["sha256"])
+    if given is None and not genuine:
+        fetch.check(remote, path, Log(weights))
+    return Found(name=name, path=path, sha256=sha256, genuine=genuine)
+
+
+def checked_by(name: str) -> str:
+    """Say which digest tells that a file is the published one: publishers give a whole sha256 or its beginning.
+
+    >>> checked_by("vgg16")
+    'sha256 begins with 397923af, all that its publisher gives'
+    """
+    digest = dict(known(name).remote.digests)["sha256"]
+    return f"sha256 {digest}" if len(digest) == 64 else f"sha256 begins with {digest}, all that its publisher gives"
 
 
 def bring(name: str, cache: Path | None, log: Log) -> Path:
@@ -152,6 +209,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: it is missing, damaged, or holds something else.
     """
+    from safetensors import safe_open
+
+    from coinbench.generators.state_dicts import read_flat
+    from coinbench.generators.unpickle import Refused
+
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -141,6 +141,10 @@ METRICS = Registry(
         "faithfulness": "coinbench.metrics.faithfulness:Faithfulness",
         "consistency": "coinbench.metrics.consistency:Consistency",
         "sparsity": "coinbench.metrics.sparsity:Sparsity",
+        "lpips_vgg": "coinbench.metrics.lpips:LpipsVgg",
+        "lpips_alex": "coinbench.metrics.lpips:LpipsAlex",
+        "lpips_squeeze": "coinbench.metrics.lpips:LpipsSqueeze",
+        "inception": "coinbench.metrics.inception:InceptionDistances",
     },
 )
 PROBLEMS = Registry(

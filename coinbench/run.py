@@ -61,7 +61,8 @@ def run(
     """
     with locked(out):
         planned = cells(config, cache, out)
-        check_ready(planned, cache)
+        for line in check_ready(planned, cache):
+            display.say(line)
         record(config, out)
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.
         _forget([cell for cell in planned if cell.cell.method.name in force], cache)

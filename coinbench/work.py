@@ -73,7 +73,7 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
     # Loaded even right after training, so that a fresh run and a cached one measure the same tensors.
     coin = load_coin(cell, problem, fitted)
     key = evaluate_digest(cell)
-    measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, log), log)
+    measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, cache, log), log)
     # A worker whose run was killed may still be here when the run is issued again.
     with cache.lock("cell", planned.digest, log):
         Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))

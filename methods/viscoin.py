@@ -19,7 +19,6 @@ from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods import start
 from coinbench.methods.losses import orthogonality, soft_cross_entropy
-from coinbench.networks.perceptual import perceptual_distance
 from coinbench.networks.psi import FusedTaps, tap_shapes
 from coinbench.networks.stylegan2_layers import FullyConnected, normalise_second_moment
 from coinbench.problem import Problem
@@ -183,7 +182,7 @@ def losses(coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"]) ->
     if config.beta and config.perceptual == "p":
         with torch.no_grad():
             of_images = problem.perceptual(images)
-        distance = perceptual_distance(of_images, problem.perceptual(reconstruction))
+        distance = problem.perceptual.distance(of_images, problem.perceptual(reconstruction))
         terms["perceptual"] = config.beta * distance.mean()
     if config.gamma:
         of_reconstruction = problem.classifier(reconstruction)

@@ -238,7 +238,11 @@ def _read_cell(path: Path) -> CellFolder:
 def _with_status(cell: CellFolder, measured: set[str]) -> CellFolder:
     if cell.path.name not in measured:
         return cell
-    return replace(cell, status="incomplete" if cell.error else "complete")
+    reasons = load(cell.path / "unavailable.json").items()
+    error = "; ".join(
+        [cell.error] * bool(cell.error) + [f"{name} not available, because {why}" for name, why in reasons]
+    )
+    return replace(cell, status="incomplete" if error else "complete", error=error)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -36,6 +36,11 @@ NAMES = {
     "accuracy_reconstruction": "accuracy of g on x̃",
     "probability_reconstruction": "mean g(x̃)_ĉ",
     "mse": "MSE",
+    "lpips_vgg": "LPIPS (vgg)",
+    "lpips_alex": "LPIPS (alex)",
+    "lpips_squeeze": "LPIPS (squeeze)",
+    "fid": "FID",
+    "kid": "KID",
     "pd_p": "PD-p",
     "fd_p": "FD-p",
     "fd_f": "FD-f",
@@ -49,6 +54,8 @@ NAMES = {
 """How tables and figures call the metrics; others by their name."""
 _SHOWN_ELSEWHERE = frozenset({"faithfulness_mean", "faithfulness_iqr"})
 """Numbers of coinbench that no table shows: others stand for them."""
+_RECONSTRUCTION = ("mse", "lpips", "fid", "kid", "pd_", "fd_p", "fd_", "kd_")
+"""How the names of the rows of that table begin, in its order."""
 OWN_F = "†"
 _MARKED = "Best in bold, second underlined; controls are never marked."
 
@@ -269,7 +276,7 @@ def _concept_row(
 def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
     controls = (("Mean image", "mean image"), ("Train images", "train images"))
     columns = [*(Column(title=title) for title, _ in controls), *_methods(series)]
-    metrics = numbers.metrics("mse", "lpips", "fid", "pd_", "fd_p", "fd_")
+    metrics = numbers.metrics(*_RECONSTRUCTION)
     rows = []
     for dataset in numbers.datasets():
         for metric in metrics:
@@ -363,7 +370,7 @@ def _sparsity(numbers: Numbers, series: Sequence[Series]) -> Table:
 
 def _others(numbers: Numbers, series: Sequence[Series]) -> Table:
     """Return the numbers that the other tables do not know: those of plug-ins, one row per arm and setting."""
-    known = {*NAMES, *_SHOWN_ELSEWHERE, *numbers.metrics("mse", "lpips", "fid", "pd_", "fd_p", "fd_")}
+    known = {*NAMES, *_SHOWN_ELSEWHERE, *numbers.metrics(*_RECONSTRUCTION)}
     metrics = [metric for metric in numbers.metrics("") if metric not in known]
     rows = []
     for dataset in numbers.datasets():

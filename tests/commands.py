@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coinbench.cli import main
+from coinbench.fetch import OFFLINE
 from coinbench.plugins import VARIABLE
 
 TINY = {
@@ -62,6 +63,8 @@ def in_process(capfd: pytest.CaptureFixture[str], *words: object) -> Ran:
         patch.setattr(sys, "argv", ["coinbench", *(str(word) for word in words)])
         # `--plugin` sets it for the worker processes; it must not outlive the command.
         patch.setenv(VARIABLE, os.environ.get(VARIABLE, ""))
+        # So does `--offline`.
+        patch.setenv(OFFLINE, os.environ.get(OFFLINE, ""))
         with pytest.raises(SystemExit) as ended:
             main()
     out, err = capfd.readouterr()

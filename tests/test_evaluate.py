@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from coinbench import records, registry, results
+from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.config import Cell
 from coinbench.errors import Interrupted
@@ -45,7 +46,7 @@ def run(
     tree = cell.model_dump(mode="json")
     tree["evaluation"] |= changes.pop("evaluation", {})
     cell = Cell.model_validate(tree | changes)
-    evaluate(coin, registry.METHODS.load("viscoin"), problem, cell, log or Log(folder))
+    evaluate(coin, registry.METHODS.load("viscoin"), problem, cell, Cache(folder / "cache"), log or Log(folder))
     return cell, results.read(folder)
 
 

@@ -16,11 +16,13 @@ import pytest
 from commands import Ran, files, in_process, sets, start, subprocess_run
 
 from coinbench import results
+from coinbench.presets import default_metrics
 from coinbench.registry import METRICS
 
 pytestmark = pytest.mark.slow
 
 BOTH = ("--methods", "viscoin,flint", "--dataset", "birds", "--jobs", "2")
+MEASURED = default_metrics(("birds",))
 LABELS = ("birds/viscoin seed 0", "birds/flint seed 0")
 
 
@@ -71,7 +73,7 @@ def test_the_table_of_results(finished: Finished) -> None:
     assert {row["method"] for row in rows} == {"viscoin", "flint"}
     assert {row["run"] for row in rows} == {"out"}
     assert {row["cell"] for row in rows} == {cell.name for cell in finished.cells}
-    expected = {spec.name for name in METRICS.names() for spec in METRICS.load(name).specs}
+    expected = {spec.name for name in MEASURED for spec in METRICS.load(name).specs}
     # Both methods explain the shared f.
     expected -= {"accuracy_own_f", "agreement_own_f"}
     assert {row["metric"] for row in rows} == expected
@@ -94,7 +96,7 @@ def test_each_cell_is_whole(finished: Finished) -> None:
     for cell in finished.cells:
         names = {path.name for path in cell.iterdir()}
         assert names >= {"cell.json", "weights.safetensors", "train.csv", "results.csv", "results.parquet", "images"}
-        assert {path.stem for path in (cell / "samples").iterdir()} == set(METRICS.names())
+        assert {path.stem for path in (cell / "samples").iterdir()} == set(MEASURED)
         assert {path.suffix for path in (cell / "samples").iterdir()} == {".parquet"}
         assert (cell / "images" / "originals.png").read_bytes().startswith(b"\x89PNG")
         assert "checkpoint.safetensors" not in names

@@ -97,7 +97,8 @@ def _start(config: TorchvisionNetConfig, weights: Path) -> Path | None:
     """
     if config.init == "scratch":
         return None
-    return require(config.net, config.init if isinstance(config.init, Path) else None, weights, _SETTING)
+    given = config.init if isinstance(config.init, Path) else None
+    return require(config.net, given, weights, _SETTING, f", or train anew with --set {_SETTING}=scratch")
 
 
 def _fit(

@@ -20,6 +20,7 @@ from coinbench.config import DataConfig, absolute
 from coinbench.data.decode import resized
 from coinbench.data.source import Card, Source
 from coinbench.errors import DataError
+from coinbench.fetch import OFFLINE, offline
 from coinbench.specs import DatasetSpec
 
 
@@ -98,19 +99,24 @@ def _open(
     from torchvision import datasets  # torch takes seconds to import
 
     root = config.root or cache / "torchvision"
-    place = root / folder
-    if not config.download and not place.is_dir():
+    place, download = root / folder, config.download and not offline()
+    if config.download and not download and not place.is_dir():
+        raise DataError(
+            f"{config.name}: no folder {folder} in {root}, and it is not fetched, since --offline or {OFFLINE} is "
+            "given; name the folder that holds it with --set data.root=DIR, or give the command without"
+        )
+    if not download and not place.is_dir():
         raise DataError(
             f"{config.name}: no folder {folder} in {root}; name the folder that holds it with "
             "--set data.root=DIR, or fetch it with --set data.download=true"
         )
     try:
-        if config.download:
+        if download:
             root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f".{kind}.lock") if config.download else nullcontext()
+        lock = FileLock(root / f".{kind}.lock") if download else nullcontext()
         # torchvision prints where it downloads from; stdout is for results.
         with lock, redirect_stdout(sys.stderr):
-            load = partial(getattr(datasets, kind), root, download=config.download)
+            load = partial(getattr(datasets, kind), root, download=download)
             train, test = load(train=True), load(train=False)
         return ArraySource(card(tuple(train.classes)), train, test, check(train, place))
     # Broken files end in assertions, struct, pickle, value and runtime errors; a missing net in OSError.
@@ -118,7 +124,7 @@ def _open(
         reason = " ".join((str(error) or type(error).__name__).split())
         remedy = (
             "check the connection and try again, delete the folder if it stays so, or"
-            if config.download
+            if download
             else "delete the folder and fetch it again with --set data.download=true, or"
         )
         raise DataError(

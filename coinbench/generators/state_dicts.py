@@ -18,22 +18,35 @@ from typing import Any, cast
 from torch import Tensor
 
 from coinbench.generators.initial import PARTS
-from coinbench.generators.published import Network, dict_without_content
+from coinbench.generators.published import Network
 from coinbench.generators.shapes import arguments_of
 from coinbench.generators.stored_tensors import OLDER, STORAGES, begin, claim, outside, parameter, view
-from coinbench.generators.unpickle import Budget, Machine, Refused, printable, quoted, shown
+from coinbench.generators.unpickle import Budget, Machine, Refused, plain, printable, quoted, shown
 
 _ENTRIES = 20_000
 _DIRECTORY = 8 * 1024**2
 """Bytes of a zip file's directory, of which each may cost many in memory; those of state dicts have less than 1 MB."""
 _CALLS: Mapping[str, Callable[..., Any] | None] = {
     **dict.fromkeys(STORAGES),
-    "collections.OrderedDict": dict_without_content,
     "torch._utils._rebuild_parameter": parameter,
     # Of files before torch 0.4, as torchvision still publishes one.
     "torch._utils._rebuild_tensor": view,
     "torch._utils._rebuild_tensor_v2": view,
 }
+
+
+def _calls(budget: Budget) -> Mapping[str, Callable[..., Any] | None]:
+    """Return what the names of a state dict stand for."""
+
+    def ordered(pairs: Any = ()) -> dict[Any, Any]:
+        # Python 3 fills the dictionary afterwards; Python 2, which early files are from, gives a list of pairs.
+        if type(pairs) not in (list, tuple) or not all(type(pair) is list and len(pair) == 2 for pair in pairs):
+            raise Refused("holds a damaged dictionary")
+        # A file may ask for one list again and again.
+        budget.operations -= len(pairs)
+        return {plain(key): value for key, value in pairs}
+
+    return {**_CALLS, "collections.OrderedDict": ordered}
 
 
 class _Guarded:
@@ -87,13 +100,14 @@ def _unpickle_older(stream: mmap, budget: Budget) -> Any:
     begin(stream, budget)
     start = stream.tell()
     claimed: dict[str, tuple[int, int]] = {}
+    calls = _calls(budget)
 
     def note(given: Any) -> None:
         dtype, key, count = claim(given, 6)
         claimed[key] = count, dtype.itemsize
 
     # The values follow what uses them: it is read for their sizes, and again when their places are known.
-    blank = {name: call and (lambda *_: {}) for name, call in _CALLS.items()}
+    blank = {name: call and (lambda *_: {}) for name, call in calls.items()}
     Machine(budget, blank, note).run(stream)
     keys = Machine(budget, {}).run(stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or {*keys} != claimed.keys():
@@ -113,7 +127,7 @@ def _unpickle_older(stream: mmap, budget: Budget) -> Any:
         return stream[places[key]]
 
     stream.seek(start)
-    return Machine(budget, _CALLS, outside(values, budget, 6)).run(stream)
+    return Machine(budget, calls, outside(values, budget, 6)).run(stream)
 
 
 def read_flat(path: Path) -> dict[str, Tensor]:
@@ -166,7 +180,7 @@ def _unpickle(archive: zipfile.ZipFile, budget: Budget) -> Any:
         budget.copy(entries[name].file_size)
         return archive.read(name)
 
-    machine = Machine(budget, _CALLS, outside(values, budget))
+    machine = Machine(budget, _calls(budget), outside(values, budget))
     return machine.run(io.BytesIO(archive.read(f"{folder}/data.pkl")))
 
 

@@ -1,4 +1,4 @@
-"""p: a perceptual net that never sees a class, and the distance between two images under it.
+"""p: a perceptual net and the distance between two images under it; the one here never sees a class.
 
 A small convolutional stack at initialisation is a usable, class-free feature space (docs/metrics.md 4); where the parts
 of the images are known it can be trained on them instead (coinbench/parts.py). The distance follows LPIPS's form
@@ -8,6 +8,7 @@ that name.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -18,7 +19,24 @@ from coinbench.models import check_images
 from coinbench.rng import Rng
 
 
-class PerceptualNet(nn.Module):
+class Perceptual(nn.Module, ABC):
+    """What a perceptual net offers: feature maps of images in [-1, 1], and a distance between those of two images."""
+
+    channels: int
+    """Image channels C."""
+    origin: str
+    """What kind of p it is; part of the protocol of each distance in its features."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
+        """Return feature maps [B, c, h, w], from shallow to deep."""
+
+    @abstractmethod
+    def distance(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Float[Tensor, "B"]:
+        """Return the distance of each pair; of one image against many, its maps serve for all."""
+
+
+class PerceptualNet(Perceptual):
     """Four convolutions, all but the first with stride 2; features after each; frozen."""
 
     def __init__(self, channels: int, width: int, rng: Rng) -> None:
@@ -26,7 +44,6 @@ class PerceptualNet(nn.Module):
         super().__init__()
         self.channels = channels
         self.origin = "p with random weights"
-        """What kind of p it is; part of the protocol of each distance in its features."""
         widths = [channels, width, 2 * width, 4 * width, 4 * width]
         self.stages = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(pairwise(widths))
@@ -50,6 +67,10 @@ class PerceptualNet(nn.Module):
             x = torch.relu(stage(x))
             maps.append(x)
         return tuple(maps)
+
+    def distance(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Float[Tensor, "B"]:
+        """Return `perceptual_distance`."""
+        return perceptual_distance(a, b)
 
 
 def perceptual_distance(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Float[Tensor, "B"]:

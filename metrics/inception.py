@@ -1,0 +1,245 @@
+"""FID and KID: two distances between the sets of x̃ and x in Inception's features; docs/metrics.md 6.
+
+Heusel et al. 2017, eq. 6; Bińkowski, Sutherland, Arbel, Gretton 2018, section 4. Features, statistics and numbers are
+separate: `score` works on the stored features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from coinbench import records as stored
+from coinbench.config import EvaluationConfig, digest
+from coinbench.errors import DataError, Unavailable
+from coinbench.log import Log
+from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metrics.frechet import frechet, statistics
+from coinbench.metrics.mse import mean_image
+from coinbench.models import channels_last
+from coinbench.problem import Split
+from coinbench.published_weights import find, folder
+from coinbench.results import Score
+from coinbench.rng import Rng
+from coinbench.statistics import resamples
+from coinbench.trace import Trace
+
+if TYPE_CHECKING:
+    from coinbench.networks.inception import Inception
+
+FULL_RANK = 2048
+"""Images below which the covariance of the 2048 features is singular, and FID biased upwards for that alone."""
+SUBSETS, SUBSET = 100, 1000
+"""Of KID, as its authors and torch-fidelity have them."""
+_FEATURES = 1
+"""Version of the stored features of images."""
+_BLOCK = 256
+"""Images whose pixels are hashed at once."""
+
+_NULL = (
+    "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
+    "(all, where there are fewer) in the place of x̃"
+)
+_TRUE = "the Inception v3 of 2015 of torch-fidelity"
+_FILE = "an Inception v3 from a file that is not the published one; not {}"
+_IMAGES = (
+    "images as uint8 by round((x + 1) · 127.5), resized to 299 as TensorFlow 1 does, x̃ against x of the test split"
+)
+_FID = f"{_IMAGES}, unaugmented; covariances with n - 1; interval: 1.96 standard deviations of resamples of the pairs"
+_KID = (
+    f"{_IMAGES}, unaugmented; kernel (a·b / 2048 + 1)³, unbiased; mean over {SUBSETS} subsets of {SUBSET} images of "
+    "each set, or of half of them where that is less; interval: 1.96 standard deviations of the subsets, scaled to "
+    "all images"
+)
+
+
+def _spec(name: str, source: str, low: float, protocol: str) -> MetricSpec:
+    return MetricSpec(
+        name=name,
+        version=1,
+        unit="distance",
+        bounds=(low, np.inf),
+        higher_is_better=False,
+        source=source,
+        protocol=protocol,
+        null=_NULL,
+    )
+
+
+_HEUSEL, _BINKOWSKI = "paper section 4, table 2a; Heusel et al. 2017, eq. 6", "Bińkowski et al. 2018, section 4"
+FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}")
+KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}")
+FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}")
+KD_FILE = _spec("kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}")
+
+
+def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
+    """Return features in an orthonormal basis of their span, in float64.
+
+    No distance between them changes, and of few images neither does it take the time of 2048 dimensions.
+
+    >>> (a,) = compact(np.array([[3.0, 0.0, 4.0]]))
+    >>> a.shape, float(abs(a[0, 0]))
+    ((1, 1), 5.0)
+    """
+    whole = [part.astype(np.float64) for part in parts]
+    if sum(map(len, whole)) >= whole[0].shape[1]:
+        return whole
+    basis = np.linalg.qr(np.concatenate(whole).T)[0]
+    return [part @ basis for part in whole]
+
+
+def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], width: int) -> float:
+    """Return the unbiased squared MMD of two sets of equal size under (a·b / width + 1)³.
+
+    >>> one = np.zeros((2, 1))
+    >>> kernel_distance(one, one + 1, 1)  # k(0, 0) + k(1, 1) - 2 k(0, 1) = 1 + 8 - 2
+    7.0
+    """
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / width + 1) ** 3
+
+    m = len(a)
+    within = sum(k.sum() - np.trace(k) for k in (kernel(a, a), kernel(b, b)))
+    return float(within / (m * (m - 1)) - 2 * kernel(a, b).mean())
+
+
+class InceptionDistances(Metric):
+    """Features of x and x̃, of the mean training image, and of training images."""
+
+    needs = ("inception",)
+    specs = (FID, KID, FD_FILE, KD_FILE)
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        """Start a pass; reads the weights, and the features of x from the cache or measures them.
+
+        Raises:
+            Unavailable: the weights are not here or damaged, or the network cannot read such images.
+        """
+        super().__init__(evaluation)
+        problem = evaluation.problem
+        # Its package takes a second to import.
+        from coinbench.networks.inception import Inception
+
+        try:
+            setting = "evaluation.weights.inception"
+            self._found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
+            self._network: Inception = Inception(self._found).to(problem.device)
+            channels_last(self._network)
+            with torch.no_grad():
+                mean = self._network(mean_image(problem.train)).cpu().numpy()
+        except (DataError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self._parts = [self._part("mean image", np.zeros(1, dtype=np.int64), mean)]
+
+    @torch.no_grad()
+    def update(self, trace: Trace) -> None:
+        """Keep the features of the reconstructions of a batch."""
+        found = self._network(trace.reconstruction).cpu().numpy()
+        self._parts.append(self._part("method", trace.index.cpu().numpy(), found))
+
+    def records(self) -> Records:
+        """Return the features of each image, by arm and index; the mean image has one row."""
+        problem = self.evaluation.problem
+        test = np.arange(len(problem.test))
+        # As many training images as there are test images, the same as in the floor of the other Fréchet distances.
+        dice = self.evaluation.rng.child("frechet", "train").uniform(problem.train.index, 1)[:, 0]
+        train = np.sort(dice.argsort()[: len(test)])
+        for arm, split, rows in (("real", problem.test, test), ("train images", problem.train, train)):
+            self._parts.append(self._part(arm, split.index[rows], self._of_images(split, rows)))
+        return collect(self._parts, by=("arm", "index"))
+
+    def _of_images(self, split: Split, rows: np.ndarray) -> Float[np.ndarray, "n 2048"]:
+        """Return the features of images of the data set, measured once for all methods and seeds.
+
+        Their key is the content of the pixels and of the weights: neither a name nor a setting can be out of date.
+        """
+        evaluation = self.evaluation
+        sha = hashlib.sha256(repr(split.pixels.shape[1:]).encode())
+        for block in np.array_split(rows, max(1, len(rows) // _BLOCK)):
+            sha.update(np.ascontiguousarray(split.pixels[block]).data)
+        key = digest("inception", _FEATURES, sha.hexdigest(), self._found.sha256)
+
+        def make(log: Log) -> None:
+            parts, began = [], time.monotonic()
+            for start in range(0, len(rows), evaluation.config.batch):
+                log.check()
+                parts.append(self._network(split.take(rows[start : start + evaluation.config.batch]).images).cpu())
+                done = sum(map(len, parts))
+                left = (time.monotonic() - began) / done * (len(rows) - done)
+                log.progress(done, len(rows), left, f"{split.name} images seen by Inception")
+            stored.write({"features": torch.cat(parts).numpy()}, log.folder / "features.parquet")
+
+        folder_of = evaluation.cache.stage("features", key, make, evaluation.log)
+        return stored.read(folder_of / "features.parquet")["features"]
+
+    def _part(self, arm: str, index: np.ndarray, features: np.ndarray) -> Records:
+        n = len(index)
+        return {
+            "arm": np.full(n, arm),
+            "index": index,
+            "features": features,
+            "weights": np.full(n, self._found.foreign),
+        }
+
+    @staticmethod
+    def score(records: Records, config: EvaluationConfig) -> list[Score]:
+        """Return both distances of each arm to the originals; KID needs four images or more."""
+        arms = {
+            arm: records["features"][records["arm"] == arm] for arm in ("real", "method", "mean image", "train images")
+        }
+        index = records["index"][records["arm"] == "real"]
+        foreign, n = str(records["weights"][0]), len(index)
+        few = f"n < {FULL_RANK}: biased upwards, compare at equal n" if n < FULL_RANK else ""
+        real, rows = arms.pop("real"), []
+        for arm, values in arms.items():
+            a, b = compact(real, values)
+            value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
+            if arm == "method":
+                ends = _fid_interval(value, a, b, config)
+            detail = "; ".join(filter(None, (foreign, few)))
+            rows.append((FD_FILE if foreign else FID).score(value, ends, n=n, arm=arm, detail=detail))
+            if n >= 4 and len(values) in (1, n):
+                value, ends, size = _kid(real, values, index, config, arm)
+                detail = "; ".join(filter(None, (foreign, f"subsets of {size}")))
+                rows.append((KD_FILE if foreign else KID).score(value, ends, n=n, arm=arm, detail=detail))
+        return rows
+
+
+def _fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
+    """Return value ± 1.96 standard deviations of resampled pairs.
+
+    Few resamples, which tell a deviation and no percentile: each takes seconds at full size. They are biased upwards
+    (Chong and Forsyth 2020), so their mean is not used.
+    """
+    draws = resamples(len(a), max(10, config.bootstrap // 50), Rng(config.seed).child("bootstrap"))
+    spread = 1.96 * float(np.std([frechet(statistics(a[row]), statistics(b[row])) for row in draws], ddof=1))
+    return max(value - spread, 0.0), value + spread
+
+
+def _kid(
+    real: np.ndarray, values: np.ndarray, index: np.ndarray, config: EvaluationConfig, arm: str
+) -> tuple[float, tuple[float, float], int]:
+    """Return mean over subsets, interval, and images in a subset; controls get a tenth of the subsets and no interval.
+
+    An image's chance to be in a subset depends on its index alone. Subsets of m of n images vary as a delete-(n - m)
+    jackknife does (Shao and Wu 1989): √(m / (n - m)) of their deviation is that of the whole.
+    """
+    rng, n, width = Rng(config.seed).child("evaluation", "kid"), len(real), real.shape[1]
+    size = min(SUBSET, n // 2)
+    found = []
+    for number in range(SUBSETS if arm == "method" else SUBSETS // 10):
+        a, b = (rng.child(number, side).choose(index, size) for side in ("x", arm))
+        of_arm = values[b] if len(values) == n else np.repeat(values, size, axis=0)
+        found.append(kernel_distance(real[a].astype(np.float64), of_arm.astype(np.float64), width))
+    value = float(np.mean(found))
+    if arm != "method":
+        return value, (np.nan, np.nan), size
+    spread = 1.96 * float(np.std(found, ddof=1)) * (size / (n - size)) ** 0.5
+    return value, (value - spread, value + spread), size
