@@ -23,7 +23,7 @@ from coinbench.problem import Problem, Split
 from coinbench.published_weights import folder
 from coinbench.rng import Rng
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = weights.FILE
 
 
 def open_source(config: DataConfig, cache: Cache) -> Source:
@@ -112,7 +112,9 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     def fit_classifier(log: Log) -> None:
         of, rng_of_f = registry.CLASSIFIERS.load(problem.classifier.net), Rng(problem.classifier.seed)
         start = of.start(problem.classifier, folder(cache.root))
-        of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start)
+        select = problem.classifier.select_every > 0
+        val = load_split("val", cell.data, source, cache, device, log.at("data", cache.root)) if select else None
+        of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start, val)
 
     stages = {"classifier": stage("classifier", classifier_digest(cell), f, fit_classifier)}
 
