@@ -1,4 +1,4 @@
-"""Which state of a training is kept: the best on the validation split, never on the test split; the last lies beside it.
+"""Which state of a training is kept: the best on validation images, never on test images; the last lies beside it.
 
 A state is scored every so many steps and at the end. What was seen so far is part of the checkpoint, so that a training
 that was cut chooses as an uninterrupted one does.

@@ -95,8 +95,6 @@ def _open(
     check: Callable[[Any, Path], list[str]] = lambda dataset, folder: [],
 ) -> ArraySource:
     """Open torchvision's `kind`, whose files lie in `folder` below the root."""
-    from torchvision import datasets  # torch takes seconds to import
-
     root = config.root or cache / "torchvision"
     place = root / folder
     if not config.download and not place.is_dir():
@@ -104,6 +102,8 @@ def _open(
             f"{config.name}: no folder {folder} in {root}; name the folder that holds it with "
             "--set data.root=DIR, or fetch it with --set data.download=true"
         )
+    from torchvision import datasets  # torch takes seconds to import
+
     try:
         if config.download:
             root.mkdir(parents=True, exist_ok=True)
