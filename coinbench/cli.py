@@ -36,7 +36,7 @@ from coinbench.cli_options import (
     out_of,
     request,
 )
-from coinbench.cli_plan import plan
+from coinbench.cli_plan import plan, trial
 from coinbench.cli_pretrain import pretrain
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
@@ -54,6 +54,7 @@ app.command()(check)
 app.command()(pretrain)
 app.command()(doctor)
 app.command()(plan)
+app.command(hidden=True)(trial)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

@@ -94,6 +94,8 @@ class Metric(ABC):
 
     specs: ClassVar[tuple[MetricSpec, ...]]
     """One for each number that `score` returns."""
+    limit: ClassVar[str] = ""
+    """Setting of the evaluation beyond which more test images cost this metric no more; "" where each one costs."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

@@ -294,26 +294,33 @@ def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
     for dataset, variants in config.experiments.items():
         for variant, experiment in variants.items():
             source = open_source(experiment.data, cache)
-            _refuse_empty_val(experiment, source, dataset)
-            for seed in config.seeds:
-                for method in experiment.methods.values():
-                    cell = Cell(
-                        dataset=dataset,
-                        data_fingerprint=source.fingerprint,
-                        data=experiment.data,
-                        problem=experiment.problem,
-                        method=method,
-                        evaluation=experiment.evaluation,
-                        metrics=config.metrics,
-                        seed=seed,
-                        variant=variant,
-                    )
-                    name = cell_digest(cell)
-                    planned.append(Planned(cell, name, out / "cells" / name))
+            refuse_empty_val(experiment, source, dataset)
+            planned += cells_on(source.fingerprint, dataset, variant, config, out)
     return planned
 
 
-def _refuse_empty_val(experiment: Experiment, source: Source, dataset: str) -> None:
+def cells_on(fingerprint: str, dataset: str, variant: str, config: RunConfig, out: Path) -> list[Planned]:
+    """Return the cells of one variant on data with a fingerprint."""
+    experiment, planned = config.experiments[dataset][variant], []
+    for seed in config.seeds:
+        for method in experiment.methods.values():
+            cell = Cell(
+                dataset=dataset,
+                data_fingerprint=fingerprint,
+                data=experiment.data,
+                problem=experiment.problem,
+                method=method,
+                evaluation=experiment.evaluation,
+                metrics=config.metrics,
+                seed=seed,
+                variant=variant,
+            )
+            name = cell_digest(cell)
+            planned.append(Planned(cell, name, out / "cells" / name))
+    return planned
+
+
+def refuse_empty_val(experiment: Experiment, source: Source, dataset: str) -> None:
     """Refuse a choice of f's state by images that are not there: never by test images instead.
 
     Raises:

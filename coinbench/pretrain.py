@@ -147,6 +147,11 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     )
     found = build_networks(cell, source, train_split, cache)
     _load(found.stages.values(), cache, log)
+    return assemble(cell, source, found, (train_split, val, test))
+
+
+def assemble(cell: Cell, source: Source, found: Networks, splits: tuple[Split, Split, Split]) -> Problem:
+    """Return the problem of a cell around its networks, which are frozen as they are now."""
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
@@ -155,9 +160,9 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     return Problem(
         name=cell.dataset,
         class_names=source.card.class_names,
-        train=train_split,
-        val=val,
-        test=test,
+        train=splits[0],
+        val=splits[1],
+        test=splits[2],
         classifier=found.classifier,
         generator=found.generator,
         perceptual=found.perceptual,

@@ -75,4 +75,6 @@ class GeneratorSpec:
     """(config, image size, channels, rng) -> the network at initialisation."""
     fit: Callable[[Any, ImageGenerator, Split, Rng, Log], None]
     """(config, network, training split, rng, log): trains the network in place."""
+    period: int = 1
+    """Steps after which the cost of a step repeats, where some do more than others."""
     source: str

@@ -324,10 +324,22 @@ def test_info_shows_ranges_and_protocol(cli: Cli) -> None:
 
 
 def test_plan(cli: Cli, folder: Path) -> None:
-    words = ("-m", "viscoin,flint", "-d", "birds", "-s", "0:2", "--variant", "a:method.K=4", "--variant", "b:")
+    words = (
+        "-m",
+        "viscoin,flint",
+        "-d",
+        "birds",
+        "-s",
+        "0:2",
+        "--variant",
+        "a:method.K=4",
+        "--variant",
+        "b:",
+        "--no-measure",
+    )
     ran = cli("plan", *words, "--json")
     assert (ran.code, ran.err) == (0, "")
-    rows = json.loads(ran.out)
+    rows = json.loads(ran.out)["cells"]
     assert len(rows) == 8 == len({row["cell"] for row in rows})
     assert rows[0]["label"] == "birds/viscoin [a] seed 0"
     assert {row["evaluate"] for row in rows} == {"to do"}

@@ -161,18 +161,16 @@ def test_nothing_of_the_environment_is_told(cli: Cli, monkeypatch: pytest.Monkey
     assert "s3cr3t-value" not in cli("doctor", "-d", "birds").out
 
 
-def test_no_connection_is_opened_and_torch_is_imported_for_the_devices_alone(tmp_path: Path) -> None:
+def test_no_connection_is_opened(tmp_path: Path) -> None:
     script = (
-        "import sys, socket\n"
+        "import socket\n"
         "def refuse(*_): raise AssertionError('went out')\n"
         "socket.socket.connect = refuse\n"
         "from pathlib import Path\n"
         "from coinbench import doctor\n"
         "from coinbench.cache import Cache\n"
-        "doctor._devices = lambda: {}\n"
         f"found = doctor.examine(Cache(Path({str(tmp_path)!r})), None)\n"
         "assert 'went out' not in str(found), found\n"
-        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
