@@ -7,8 +7,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -145,11 +147,13 @@ def _try(
         )
     request = {"cache": str(cache.root), "threads": threads, "steps": steps, "tasks": asked}
     began = time.monotonic()
+    # A file, not a pipe: nobody reads what foreign code prints until the end.
+    complaint = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-m", "coinbench", "trial", "--device", device],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=complaint,
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -158,11 +162,12 @@ def _try(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    assert process.stderr is not None
     place, ready, waiting = "", 0.0, deque(tasks.values())
     try:
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):
+            # A process that is gone already says why on stderr.
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
         display.event("plan", {"stage": "trial", "text": "starting a process like a worker's"})
         for line in process.stdout:
             event = json.loads(line)
@@ -173,11 +178,14 @@ def _try(
             else:
                 display.event("plan", event)
         if waiting:
-            last = process.stderr.read().strip().splitlines()[-1:] or [f"code {process.wait()}"]
+            code = process.wait()
+            complaint.seek(0)
+            last = complaint.read().strip().splitlines()[-1:] or [f"code {code}"]
             raise CoinbenchError(f"the trials ended early ({last[0]}); --no-measure lists the cells alone")
     finally:
         process.kill()
         process.communicate()
+        complaint.close()
     return place, ready
 
 
@@ -257,8 +265,8 @@ def _cells(
                 row["evaluate"] = sum(evaluation["seconds"].values()) if evaluation else None
                 # In the cache and in the output folder, as the weights.
                 row["disk"] += 2 * (evaluation or {}).get("disk", 0)
-            known = row["fit"] is not None and row["evaluate"] is not None
-            row["seconds"] = ready + row["fit"] + row["evaluate"] if known else None
+            parts = [row["fit"], row["evaluate"]]
+            row["seconds"] = None if None in parts else ready + sum(parts)
             row["note"] = row["note"] or task.found.get("error", "")
             if evaluation and _alike(cell.cell) not in told:
                 told.add(_alike(cell.cell))

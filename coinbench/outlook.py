@@ -122,7 +122,15 @@ def shape_of(source: Source, data: DataConfig, cache: Cache) -> Shape:
         if not path.is_file()
     ]
     parts = () if source.factors is None else tuple(int(n) + 1 for n in source.factors.max(0))
-    return Shape(len(source.card.class_names), source.channels, **counts, parts=parts, unstored=tuple(unstored))
+    return Shape(
+        classes=len(source.card.class_names),
+        channels=source.channels,
+        train=counts["train"],
+        val=counts["val"],
+        test=counts["test"],
+        parts=parts,
+        unstored=tuple(unstored),
+    )
 
 
 def _published(data: DataConfig) -> Shape | None:

@@ -169,7 +169,7 @@ def serve(device: str) -> None:
 
     Stops when stdin closes: whoever asked is gone.
     """
-    request = json.loads(sys.stdin.buffer.raw.readline())
+    request = json.loads(sys.stdin.readline())
     tell, stop = teller(), threading.Event()
     threading.Thread(target=watch_parent, args=(stop,), daemon=True).start()
     torch.set_num_threads(request["threads"])

@@ -1,7 +1,7 @@
 """An evaluation on a sample of the images, timed metric by metric, and what it says of all images.
 
 A part of an evaluation costs a + b · images (docs/performance.md). Samples of two sizes, after one that warms up, give
-both; where there is no time for them, all that a metric does with each batch counts as b, and all that it does once as a.
+both; where there is no time for them, what a metric does with each batch counts as b, and what it does once as a.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coinbench.trial import peak_of
 
 FEWEST = 12
 """Images of the first, smallest sample: a concept that fewer than ten images show is dead, and costs nothing."""
-SECONDS = 30.0
+SECONDS = 60.0
 """A sample that would take longer than this is not tried; the smallest always is."""
 
 
@@ -52,7 +52,7 @@ class Sample:
 
 def sizes(cell: Cell, n_test: int) -> list[int]:
     """Return how many images the samples have, rising: the first, which warms up, twice."""
-    full = max(cell.evaluation.batch, cell.evaluation.consistency_images)
+    full = max(FEWEST, cell.evaluation.batch, cell.evaluation.consistency_images)
     return [min(FEWEST, n_test), *sorted({min(n, n_test) for n in (FEWEST, full, 2 * full)})]
 
 

@@ -77,7 +77,7 @@ def test_the_size_of_the_cache_and_its_weights(cli: Cli, tmp_path: Path, monkeyp
     assert "delete it and fetch it again" in found["weights"]["alexnet"]
     assert found["weights"]["vgg16"] == "not here; get them with `coinbench weights fetch vgg16`"
     trusted = replace(FILES["alexnet"], remote=replace(FILES["alexnet"].remote, digests=()))
-    monkeypatch.setitem(published_weights.FILES, "alexnet", trusted)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(published_weights.FILES, "alexnet", trusted)
     assert asked(cli)["weights"]["alexnet"] == "here, as published"
 
 
