@@ -1,7 +1,8 @@
 """An evaluation on a sample of the images, timed metric by metric, and what it says of all images.
 
 A part of an evaluation costs a + b · images (docs/performance.md). Samples of two sizes, after one that warms up, give
-both; where there is no time for them, what a metric does with each batch counts as b, and what it does once as a.
+both. Where there is no time for them, what a metric does with each batch counts as b, and what it does once as a; but
+what a metric with a limit on its images does once grows up to that limit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from coinbench.trial import peak_of
 
 FEWEST = 12
 """Images of the first, smallest sample: a concept that fewer than ten images show is dead, and costs nothing."""
-SECONDS = 60.0
+SECONDS = 30.0
 """A sample that would take longer than this is not tried; the smallest always is."""
 
 
@@ -71,16 +72,12 @@ def measure_evaluation(cell: Cell, problem: Problem, coin: CoIN, folder: Path, l
     """
     samples: list[Sample] = []
     for n in sizes(cell, len(problem.test)):
-        if samples and _total(samples[-1]) * n / samples[-1].test > SECONDS:
+        if samples and sum(extrapolated(samples, cell, n, n).values()) > SECONDS:
             break
         log.check()
         log.at("metrics", folder).say(f"{cell.dataset}/{cell.method.name}: {n} images")
         samples.append(_measure(cell, problem, coin, n, folder / str(len(samples)), log))
     return samples
-
-
-def _total(sample: Sample) -> float:
-    return sum(sample.seconds.values())
 
 
 @torch.no_grad()
@@ -175,16 +172,17 @@ def extrapolated(samples: list[Sample], cell: Cell, n_train: int, n_test: int) -
             found[part] = _law(samples, part, lambda sample: sample.train, n_train, grows=True)
             continue
         name = part.removesuffix(": numbers")
-        found[part] = _law(
-            samples, part, lambda sample: sample.test, _reach(name, cell, samples, n_test), part in cell.metrics
-        )
+        limit = registry.METRICS.load(name).limit if name in cell.metrics else ""
+        reach = samples[-1].test if part == "exhibits" else _reach(limit, cell, samples, n_test)
+        grows = part in cell.metrics or bool(limit)
+        found[part] = _law(samples, part, lambda sample: sample.test, reach, grows=grows)
     return found
 
 
-def _reach(part: str, cell: Cell, samples: list[Sample], n: int) -> int:
-    """Return for how many images a part costs something: a limited metric for no more than its limit."""
-    if part not in cell.metrics or not (limit := registry.METRICS.load(part).limit):
-        return samples[-1].test if part == "exhibits" else n
+def _reach(limit: str, cell: Cell, samples: list[Sample], n: int) -> int:
+    """Return for how many images a part costs something: that of a limited metric for no more than its limit."""
+    if not limit:
+        return n
     most = int(getattr(cell.evaluation, limit))
     # Two samples beyond the limit show what it does not hold for.
     beyond = len(samples) > 1 and samples[-2].test >= most

@@ -280,9 +280,14 @@ def test_one_size_alone_counts_what_is_done_for_each_batch_by_image() -> None:
 def test_a_metric_with_a_limit_costs_no_more_beyond_it() -> None:
     cell = make_cell(metrics=("faithfulness",))
     cell = cell.model_copy(update={"evaluation": cell.evaluation.model_copy(update={"faithfulness_images": 100})})
-    seen = [Sample(n, n, {"faithfulness": 0.5 * n}) for n in (12, 12, 64)]
-    assert extrapolated(seen, cell, 1000, 500)["faithfulness"] == pytest.approx(50)
-    assert extrapolated(seen, cell, 1000, 80)["faithfulness"] == pytest.approx(40)
+    parts = ("faithfulness", "faithfulness: numbers")
+    for counts in ((12, 12, 64), (12, 12)):
+        seen = [Sample(n, n, dict.fromkeys(parts, 0.5 * n)) for n in counts]
+        assert extrapolated(seen, cell, 1000, 500) == pytest.approx(dict.fromkeys(parts, 50))
+        assert extrapolated(seen, cell, 1000, 80) == pytest.approx(dict.fromkeys(parts, 40))
+    # What still grows beyond the limit is not held by it.
+    seen = [Sample(n, n, dict.fromkeys(parts, 0.5 * n)) for n in (12, 100, 200)]
+    assert extrapolated(seen, cell, 1000, 500) == pytest.approx(dict.fromkeys(parts, 250))
 
 
 def test_samples_grow_while_there_is_time(tmp_path: Path) -> None:
