@@ -22,6 +22,7 @@ from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
 from coinbench.published_weights import folder
 from coinbench.rng import Rng
+from coinbench.selection import RECORD
 
 WEIGHTS = weights.FILE
 
@@ -115,6 +116,11 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
         select = problem.classifier.select_every > 0
         val = load_split("val", cell.data, source, cache, device, log.at("data", cache.root)) if select else None
         of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start, val)
+        if select and not (log.folder / RECORD).is_file():
+            raise UsageError(
+                f"problem.classifier.select_every={problem.classifier.select_every}: classifier "
+                f"{problem.classifier.net!r} chooses no state; set problem.classifier.select_every=0"
+            )
 
     stages = {"classifier": stage("classifier", classifier_digest(cell), f, fit_classifier)}
 

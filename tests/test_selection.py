@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import Cli, in_process, one_line
+from commands import Cli, files, in_process, one_line
 from small_cell import Place
 from tiny import make_cell, make_problem
 from torch import Tensor, nn
 from trainings import Killed, kill_at, loss_of, network, settings, stop_at
 
 from coinbench import presets_paper, registry, weights
+from coinbench.classifiers import small
 from coinbench.classifiers.labels import accuracy_on, fit
 from coinbench.classifiers.small import ResNetConfig
 from coinbench.config import ClassifierConfig, TrainConfig
@@ -233,8 +234,15 @@ def test_a_run_uses_the_best_state_and_keeps_the_last(tmp_path: Path, capfd: pyt
     assert folder == place.stage("classifier")
 
 
+def test_a_classifier_that_chooses_nothing_says_so(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "RESNET", replace(small.RESNET, fit=lambda *_: None))
+    words = [word for change in Place(tmp_path).sets if "method" not in change for word in ("--set", change)]
+    ran = cli("pretrain", "classifier", "-d", "birds", *words, "--set", "problem.classifier.select_every=1", "--quiet")
+    one_line(ran, 2, "classifier 'resnet' chooses no state", "problem.classifier.select_every=0")
+
+
 def test_without_validation_images_the_setting_is_refused_before_anything_is_made(cli: Cli, tmp_path: Path) -> None:
     for words in (("run", "-m", "flint"), ("plan", "-m", "flint"), ("pretrain", "classifier")):
         ran = cli(*words, "-d", "birds", "--set", "data.val_fraction=0", "--set", "problem.classifier.select_every=10")
         one_line(ran, 2, "problem.classifier.select_every=10", "birds has no validation images", "data.val_fraction")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files(tmp_path) == {}
