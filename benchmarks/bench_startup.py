@@ -15,7 +15,7 @@ COMMANDS = {
     "python -c 'import torch'": ("-c", "import torch"),
     "coinbench --help": ("-m", "coinbench", "--help"),
     "coinbench ls": ("-m", "coinbench", "ls"),
-    "coinbench plan": ("-m", "coinbench", "plan"),
+    "coinbench plan --no-measure": ("-m", "coinbench", "plan", "--no-measure"),
     "coinbench run, nothing left to do": ("-m", "coinbench", "run", "--quiet", "--out", "out"),
 }
 CELL = ("--methods", "viscoin", "--dataset", "birds", "--metrics", "accuracy", *sets())

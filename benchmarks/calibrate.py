@@ -15,8 +15,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +22,24 @@ import torch
 from collect import RESULTS, origin
 
 from coinbench import registry
-from coinbench.config import Experiment, TrainConfig
+from coinbench.config import Experiment
 from coinbench.executors.local import ALLOCATION
 from coinbench.files import write_json
-from coinbench.log import Log
 from coinbench.models import channels_last
 from coinbench.networks.perceptual import PerceptualNet
+from coinbench.noise import Noise, noise_split
 from coinbench.presets import preset
 from coinbench.pretrain import build_classifier
 from coinbench.problem import Problem, Split
 from coinbench.rng import Rng
+from coinbench.trial import Clock, measure, quick
 
 CLASSES, CHANNELS = 10, 3
 
 
 def noise(experiment: Experiment, name: str, n: int) -> Split:
-    """Return a split of noise of the preset's size: a step takes the same time whatever the images show."""
-    dice, data = np.random.default_rng(0), experiment.data
-    pixels = dice.integers(0, 256, (n, data.resized, data.resized, CHANNELS), dtype=np.uint8)
-    small = pixels[:, : data.size, : data.size]
-    labels = np.arange(n, dtype=np.int64) % CLASSES
-    return Split(name, small, labels, np.arange(n), pixels if name == "train" else small, data.flip)
+    """Return a split of noise of the preset's size."""
+    return noise_split(name, experiment.data, Noise(classes=CLASSES, channels=CHANNELS, train=n, test=n), n)
 
 
 def problem_of(experiment: Experiment) -> Problem:
@@ -70,34 +65,12 @@ def problem_of(experiment: Experiment) -> Problem:
     )
 
 
-class Clock(Log):
-    """A log that notes when each step ended, and writes nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        """Begin without a step."""
-        super().__init__(folder)
-        self.ends: list[float] = []
-
-    def progress(self, step: int, steps: int, seconds_left: float, text: str = "") -> None:
-        """Note the moment."""
-        self.ends.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        """Return the time of each step but the first, which warms up."""
-        return list(np.diff(self.ends))
-
-
-def trainer(name: str, experiment: Experiment, problem: Problem, log: Clock) -> Callable[[int], None]:
-    """Return a function that trains a method anew for some steps."""
-    spec = registry.METHODS.load(name)
-    config = experiment.methods[name]
-
-    def fit(steps: int) -> None:
-        train = config.train.model_copy(update={"steps": steps, "log_every": steps, "checkpoint_seconds": 1e9})
-        assert isinstance(train, TrainConfig)
-        spec.fit(config.model_copy(update={"train": train}), problem, Rng(0), log)
-
-    return fit
+def block(name: str, experiment: Experiment, problem: Problem, steps: int, folder: Path) -> list[float]:
+    """Return the seconds of each of some steps of a method's training, which begins anew."""
+    spec, config = registry.METHODS.load(name), experiment.methods[name]
+    config = config.model_copy(update={"train": quick(config.train, steps)})
+    clock = Clock(folder, steps)
+    return measure(lambda log: spec.fit(config, problem, Rng(0), log), clock, problem.device).seconds
 
 
 def main() -> None:
@@ -106,7 +79,7 @@ def main() -> None:
     parser.add_argument("dataset", nargs="?", default="birds")
     parser.add_argument("--methods", default="viscoin,flint,flaem,random", help="the first sets the time")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=21, help="in a block; the first warms up")
+    parser.add_argument("--steps", type=int, default=20, help="in a block, after one that warms up")
     parser.add_argument("--keep", action="store_true", help="write the medians into results/calibrate.json")
     given = parser.parse_args()
     if not ALLOCATION.keys() <= os.environ.keys():
@@ -119,13 +92,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.rounds):
             for name in names:
-                clock = Clock(Path(folder))
-                trainer(name, experiment, problem, clock)(given.steps)
-                times[name] += clock.seconds()
+                times[name] += block(name, experiment, problem, given.steps, Path(folder))
     first = names[0]
     median = {name: statistics.median(values) for name, values in times.items()}
     budget = median[first] * experiment.methods[first].train.steps
-    print(f"{given.dataset}: {given.rounds} rounds of {given.steps - 1} steps, one thread")
+    print(f"{given.dataset}: {given.rounds} rounds of {given.steps} steps, one thread")
     print(f"{'method':<10}  {'ms/step':>8}  {'quartiles':>15}  {'preset':>7}  {'equal time':>10}")
     for name in names:
         low, high = np.percentile(times[name], (25, 75)) * 1e3

@@ -1,15 +1,11 @@
-"""What `ls`, `info` and `doctor` say."""
+"""What `ls` and `info` say."""
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-import shutil
 import textwrap
 from typing import Any
 
-from coinbench import provenance
 from coinbench.config import Config, EvaluationConfig, ProblemConfig, TrainConfig
 from coinbench.errors import UsageError, unknown
 from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLEMS, Registry
@@ -133,22 +129,3 @@ def _fields(config: Any, path: str = "") -> list[str]:
             f"  {path}{name} = {default}" + (f" [{bounds}]" if bounds else "") + (f"  {about}" if about else "")
         )
     return lines
-
-
-def examine() -> dict[str, str]:
-    """Return the state of this machine."""
-    import torch
-
-    from coinbench.cache import default_root
-
-    cache = default_root()
-    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    found = provenance.versions()
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
-        **found,
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {pages / 2**30:.0f} GiB",
-        "cuda": cuda,
-        "cache": f"{cache} ({shutil.disk_usage(there).free / 2**30:.0f} GiB free)",
-    }

@@ -8,13 +8,35 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from coinbench.cli_check import check
-from coinbench.cli_info import Offline, Plugins, data_app, doctor, info, ls
+from coinbench.cli_doctor import doctor
+from coinbench.cli_info import Offline, data_app, info, ls
+from coinbench.cli_options import (
+    AsJson,
+    CacheRoot,
+    ConfigFile,
+    Datasets,
+    Device,
+    Jobs,
+    Limit,
+    Methods,
+    Metrics,
+    Out,
+    Plugins,
+    Quiet,
+    Seeds,
+    Sets,
+    Variants,
+    cache_of,
+    out_of,
+    request,
+)
+from coinbench.cli_plan import plan, trial
 from coinbench.cli_pretrain import pretrain
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
@@ -31,51 +53,12 @@ app.command()(info)
 app.command()(check)
 app.command()(pretrain)
 app.command()(doctor)
+app.command()(plan)
+app.command(hidden=True)(trial)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
-Methods = Annotated[str | None, typer.Option("--methods", "-m", help="Methods, as viscoin,flint.")]
-Datasets = Annotated[str | None, typer.Option("--dataset", "-d", help="Data sets, as birds or birds,digits.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", "-s", help="Seeds, as 0 or 0,1,2 or 0:3 (default 0).")]
-Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics (default: all).")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="path=value, as method.gamma=0.2 or data.size=64; repeat for more.")
-]
-Variants = Annotated[
-    list[str] | None,
-    typer.Option("--variant", help="NAME:path=value[;path=value], or paper, released (VisCoIN); a run of each."),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML with the same keys, or the config.json of a run.")
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Measure on so many test images only.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder (default runs/DATASET).")]
-CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache (default $COINBENCH_CACHE).")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-
-
 _INTERRUPTED = "interrupted; the same command resumes"
-
-
-def _request(**given: Any) -> Any:
-    from coinbench.plan import Request, resolve
-
-    limit = given.pop("limit")
-    sets = tuple(given.pop("sets") or ())
-    sets += (f"evaluation.limit={limit}",) if limit else ()
-    return resolve(Request(sets=sets, variants=tuple(given.pop("variants") or ()), **given))
-
-
-def _cache(root: Path | None) -> Any:
-    from coinbench.cache import Cache, default_root
-
-    return Cache((root or default_root()).absolute())
-
-
-def _out(out: Path | None, config: Any) -> Path:
-    return (out or Path("runs") / "-".join(config.experiments)).absolute()
 
 
 @app.command()
@@ -92,7 +75,7 @@ def run(
     out: Out = None,
     cache: CacheRoot = None,
     device: Device = "auto",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at a time.")] = 1,
+    jobs: Jobs = 1,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     force: Annotated[str | None, typer.Option("--force", help="Methods to train anew.")] = None,
@@ -102,7 +85,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate methods on data sets; write tables, figures and a report. The same command resumes."""
-    resolved = _request(
+    resolved = request(
         methods=methods,
         datasets=dataset,
         seeds=seeds,
@@ -124,8 +107,8 @@ def run(
     from coinbench.work import check_device
 
     check_device(device)
-    place = _out(out, resolved)
-    shared = _cache(cache)
+    place = out_of(out, resolved)
+    shared = cache_of(cache)
     forced = names(force)
     check_methods(forced, resolved)
     shared.check_writable()
@@ -134,40 +117,6 @@ def run(
         finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))
     raise typer.Exit(finished.exit_code)
-
-
-@app.command()
-def plan(
-    methods: Methods = None,
-    dataset: Datasets = None,
-    seeds: Seeds = None,
-    metrics: Metrics = None,
-    sets: Sets = None,
-    variant: Variants = None,
-    config: ConfigFile = None,
-    limit: Limit = None,
-    plugin: Plugins = None,
-    out: Out = None,
-    cache: CacheRoot = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print the cells of a run, what of each is done, and what is left to train; run nothing."""
-    from coinbench.plan import cells
-    from coinbench.summary import plan_rows, plan_text
-
-    resolved = _request(
-        methods=methods,
-        datasets=dataset,
-        seeds=seeds,
-        metrics=metrics,
-        sets=sets,
-        variants=variant,
-        config=config,
-        limit=limit,
-    )
-    shared = _cache(cache)
-    rows = plan_rows(cells(resolved, shared, _out(out, resolved)), shared)
-    print(json.dumps(rows, indent=2) if as_json else plan_text(rows))
 
 
 @app.command()
@@ -229,7 +178,7 @@ def worker(
     """Bring one cell to its end: what every executor runs."""
     from coinbench.worker import serve
 
-    serve(path, folder.absolute(), _cache(cache), device, threads, events, tensorboard)
+    serve(path, folder.absolute(), cache_of(cache), device, threads, events, tensorboard)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands that tell: what there is, what a name stands for, what this machine has."""
+"""Commands that tell: what there is, and what a name stands for."""
 
 from __future__ import annotations
 
@@ -76,18 +76,6 @@ def info(
     from coinbench.catalogue import describe
 
     print(describe(name))
-
-
-def doctor(as_json: AsJson = False) -> None:
-    """Report device, memory, versions and cache: paste it into a bug report."""
-    from coinbench.catalogue import examine
-
-    found = examine()
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    for key, value in found.items():
-        print(f"{key:<16} {value}")
 
 
 def _config(name: str, sets: list[str] | None):

@@ -145,6 +145,15 @@ class ClassifierConfig(Config):
     """A name in the classifier registry."""
     seed: int = Field(default=0, ge=0)
     train: TrainConfig
+    select_every: int = Field(default=0, ge=0)
+    """Steps between two looks at the validation split, whose best state f is then; 0: f is the last state."""
+
+    def key(self) -> dict[str, Any]:
+        """Return what determines f; without selection as it was before there was one, so that its weights are found."""
+        key = super().key()
+        if not self.select_every:
+            del key["select_every"]
+        return key
 
     @field_validator("net")
     @classmethod

@@ -100,6 +100,8 @@ class Metric(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Published weights (`coinbench weights list`). A metric that needs some is measured where it is named or a preset
     has it; without them its constructor raises `Unavailable`."""
+    limit: ClassVar[str] = ""
+    """Setting of the evaluation beyond which more test images cost this metric no more; "" where each one costs."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

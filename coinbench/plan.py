@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -16,6 +16,9 @@ from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
 from coinbench.presets import VARIANTS, default_metrics, other_classifier, other_generator, preset
+
+if TYPE_CHECKING:
+    from coinbench.data.source import Source
 
 
 class RunConfig(Config):
@@ -283,29 +286,52 @@ def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
 
     Raises:
         DataError: a data set is missing or damaged, before anything is fitted.
+        UsageError: f is to be chosen by validation images of which there are none.
     """
     from coinbench.pretrain import open_source
 
     planned = []
     for dataset, variants in config.experiments.items():
         for variant, experiment in variants.items():
-            fingerprint = open_source(experiment.data, cache).fingerprint
-            for seed in config.seeds:
-                for method in experiment.methods.values():
-                    cell = Cell(
-                        dataset=dataset,
-                        data_fingerprint=fingerprint,
-                        data=experiment.data,
-                        problem=experiment.problem,
-                        method=method,
-                        evaluation=experiment.evaluation,
-                        metrics=config.metrics,
-                        seed=seed,
-                        variant=variant,
-                    )
-                    name = cell_digest(cell)
-                    planned.append(Planned(cell, name, out / "cells" / name))
+            source = open_source(experiment.data, cache)
+            refuse_empty_val(experiment, source, dataset)
+            planned += cells_on(source.fingerprint, dataset, variant, config, out)
     return planned
+
+
+def cells_on(fingerprint: str, dataset: str, variant: str, config: RunConfig, out: Path) -> list[Planned]:
+    """Return the cells of one variant on data with a fingerprint."""
+    experiment, planned = config.experiments[dataset][variant], []
+    for seed in config.seeds:
+        for method in experiment.methods.values():
+            cell = Cell(
+                dataset=dataset,
+                data_fingerprint=fingerprint,
+                data=experiment.data,
+                problem=experiment.problem,
+                method=method,
+                evaluation=experiment.evaluation,
+                metrics=config.metrics,
+                seed=seed,
+                variant=variant,
+            )
+            name = cell_digest(cell)
+            planned.append(Planned(cell, name, out / "cells" / name))
+    return planned
+
+
+def refuse_empty_val(experiment: Experiment, source: Source, dataset: str) -> None:
+    """Refuse a choice of f's state by images that are not there: never by test images instead.
+
+    Raises:
+        UsageError: says what to set.
+    """
+    every, share = experiment.problem.classifier.select_every, experiment.data.val_fraction
+    if every and not len(source.split("val", share)):
+        raise UsageError(
+            f"problem.classifier.select_every={every}: {dataset} has no validation images to choose f by with "
+            f"data.val_fraction={share:g}; raise data.val_fraction, or set problem.classifier.select_every=0"
+        )
 
 
 def read_cell(path: Path) -> Cell:

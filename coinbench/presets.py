@@ -112,7 +112,7 @@ def other_classifier(experiment: Experiment, net: str) -> Experiment:
     config, now = registry.CLASSIFIERS.load(registry.CLASSIFIERS.check(net)).config, experiment.problem.classifier
     # Of one family both learn alike; another one starts from other weights, and knows its training better.
     alike = config.__base__ is type(now).__base__ or config.model_fields["train"].is_required()
-    given = {"train": now.train} if alike else {}
+    given = {"train": now.train, "select_every": now.select_every} if alike else {}
     problem = experiment.problem.model_copy(update={"classifier": config(net=net, **given)})
     return experiment.model_copy(update={"problem": problem})
 

@@ -34,6 +34,8 @@ class Paper:
     delta: float
     steps: int
     f: TrainConfig
+    select_every: int
+    """Steps between two looks of f at the validation split: an epoch. Ours: the paper says nothing of a choice."""
     kimg: int
     """Thousand images that G sees."""
     generator: dict[str, Any]
@@ -47,6 +49,7 @@ CUB200 = Paper(
     steps=100_000,
     # 30 epochs of the training images without val.
     f=TrainConfig(steps=30 * 5395 // 32, batch=32, lr=1e-4),
+    select_every=5395 // 32,
     kimg=2000,
     generator={},
 )
@@ -57,6 +60,7 @@ CELEBAHQ = Paper(
     steps=50_000,
     # 10 epochs.
     f=TrainConfig(steps=10 * 24183 // 64, batch=64, lr=1e-3),
+    select_every=24183 // 64,
     kimg=2000,
     generator={},
 )
@@ -69,6 +73,7 @@ STANFORDCARS = Paper(
     f=TrainConfig(
         steps=90 * 7330 // 128, batch=128, lr=0.1, optimiser="sgd", schedule="step", milestones=(1 / 3, 2 / 3)
     ),
+    select_every=7330 // 128,
     kimg=1800,
     # More mirroring made G forget from which side cars are seen.
     generator={"flip": 0.1, "crop": "wide"},
@@ -85,7 +90,7 @@ def experiment(paper: Paper, data: DataConfig, methods: tuple[str, ...]) -> Expe
     return Experiment(
         data=data,
         problem=ProblemConfig(
-            classifier=registry.CLASSIFIERS.load("resnet50").config(train=paper.f),
+            classifier=registry.CLASSIFIERS.load("resnet50").config(train=paper.f, select_every=paper.select_every),
             generator=generator,
             perceptual=PerceptualConfig(net="lpips_vgg"),
         ),

@@ -22,8 +22,9 @@ from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
 from coinbench.published_weights import TRUNKS, folder
 from coinbench.rng import Rng
+from coinbench.selection import RECORD
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = weights.FILE
 
 
 def open_source(config: DataConfig, cache: Cache) -> Source:
@@ -131,7 +132,14 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     def fit_classifier(log: Log) -> None:
         of, rng_of_f = registry.CLASSIFIERS.load(problem.classifier.net), Rng(problem.classifier.seed)
         start = of.start(problem.classifier, folder(cache.root))
-        of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start)
+        select = problem.classifier.select_every > 0
+        val = load_split("val", cell.data, source, cache, device, log.at("data", cache.root)) if select else None
+        of.fit(problem.classifier, f, split, rng_of_f.child("classifier"), log, start, val)
+        if select and not (log.folder / RECORD).is_file():
+            raise UsageError(
+                f"problem.classifier.select_every={problem.classifier.select_every}: classifier "
+                f"{problem.classifier.net!r} chooses no state; set problem.classifier.select_every=0"
+            )
 
     stages = {"classifier": stage("classifier", classifier_digest(cell), f, fit_classifier)}
 
@@ -165,6 +173,11 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     )
     found = build_networks(cell, source, train_split, cache)
     _load(found.stages.values(), cache, log)
+    return assemble(cell, source, found, (train_split, val, test))
+
+
+def assemble(cell: Cell, source: Source, found: Networks, splits: tuple[Split, Split, Split]) -> Problem:
+    """Return the problem of a cell around its networks, which are frozen as they are now."""
     networks = {"classifier": found.classifier, "generator": found.generator, "perceptual": found.perceptual}
     for network in networks.values():
         channels_last(network.requires_grad_(False).eval())
@@ -173,9 +186,9 @@ def load_problem(cell: Cell, cache: Cache, device: torch.device, log: Log) -> Pr
     return Problem(
         name=cell.dataset,
         class_names=source.card.class_names,
-        train=train_split,
-        val=val,
-        test=test,
+        train=splits[0],
+        val=splits[1],
+        test=splits[2],
         classifier=found.classifier,
         generator=found.generator,
         perceptual=found.perceptual,

@@ -14,7 +14,7 @@ from coinbench.executors.local import LocalExecutor, Outcome
 from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
-from coinbench.preflight import check_ready
+from coinbench.preflight import check_ready, unmeasured
 from coinbench.progress import Display
 from coinbench.reports.folder import load
 
@@ -61,7 +61,8 @@ def run(
     """
     with locked(out):
         planned = cells(config, cache, out)
-        for line in check_ready(planned, cache):
+        check_ready(planned, cache)
+        for line in unmeasured(planned, cache):
             display.say(line)
         record(config, out)
         # Under the lock and after the check of the settings: what another run has or uses is never dropped.

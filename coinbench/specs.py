@@ -56,8 +56,9 @@ class ClassifierSpec:
     config: type[ClassifierConfig]
     build: Callable[[Any, int, int, int, Rng], Classifier]
     """(config, classes, channels, image size, rng) -> the network at initialisation."""
-    fit: Callable[[Any, Classifier, Split, Rng, Log, Path | None], None]
-    """(config, network, training split, rng, log, file to start from): trains the network in place."""
+    fit: Callable[[Any, Classifier, Split, Rng, Log, Path | None, Split | None], None]
+    """(config, network, training split, rng, log, file to start from, validation split where config.select_every > 0):
+    trains the network in place."""
     source: str
     """Paper."""
     start: Callable[[Any, Path], Path | None] = lambda config, weights: None
@@ -74,4 +75,6 @@ class GeneratorSpec:
     """(config, image size, channels, rng) -> the network at initialisation."""
     fit: Callable[[Any, ImageGenerator, Split, Rng, Log], None]
     """(config, network, training split, rng, log): trains the network in place."""
+    period: int = 1
+    """Steps after which the cost of a step repeats, where some do more than others."""
     source: str

@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coinbench import results, shipped
-from coinbench.digests import classifier_digest, evaluate_digest, fit_digest, generator_digest
-from coinbench.plan import Planned
+from coinbench import results
 from coinbench.reports import tables
 
 if TYPE_CHECKING:
-    from coinbench.cache import Cache
     from coinbench.run import Finished
 
 
@@ -66,54 +63,3 @@ def as_json(finished: Finished) -> str:
         "results": _rows(finished.out),
     }
     return json.dumps(whole, indent=2)
-
-
-def plan_rows(planned: list[Planned], cache: Cache) -> list[dict[str, Any]]:
-    """Return a row per cell: what of f, G, fit and evaluation is there, and how many steps are left to train."""
-    rows, counted = [], set()
-    for cell in planned:
-        config = cell.cell
-        problem = config.problem
-        stages = {
-            "classifier": (classifier_digest(config), problem.classifier.train.steps),
-            "generator": (generator_digest(config), problem.generator.train.steps),
-            "fit": (fit_digest(config), config.method.train.steps),
-        }
-        states = {kind: _state(cache, kind, key) for kind, (key, _) in stages.items()}
-        for kind in ("classifier", "generator"):
-            if shipped.find(kind, getattr(problem, kind), config):
-                states[kind] = "shipped"
-        # Cells share f and G: the first that needs one trains it.
-        missing = [(key, steps) for kind, (key, steps) in stages.items() if states[kind] not in ("cached", "shipped")]
-        steps = sum(steps for key, steps in missing if key not in counted and not cell.done)
-        counted |= {key for key, _ in missing}
-        rows.append(
-            {
-                "cell": cell.digest,
-                "label": cell.label,
-                **states,
-                "steps": steps,
-                "evaluate": "done" if cell.done else _state(cache, "evaluate", evaluate_digest(config)),
-                "metrics": list(config.metrics),
-            }
-        )
-    return rows
-
-
-def _state(cache: Cache, kind: str, key: str) -> str:
-    if cache.has(kind, key):
-        return "cached"
-    return "begun" if cache.path(kind, f"{key}.partial").is_dir() else "to do"
-
-
-def plan_text(rows: list[dict[str, Any]]) -> str:
-    """Return the rows of a plan as a table."""
-    width = max((len(row["label"]) for row in rows), default=4)
-    lines = [f"{'cell':<{width}}  {'digest':<16}  {'f':<7}  {'G':<7}  {'fit':<6}  {'steps':>7}  evaluate"]
-    lines += [
-        f"{row['label']:<{width}}  {row['cell']}  {row['classifier']:<7}  {row['generator']:<7}  {row['fit']:<6}  "
-        f"{row['steps']:>7}  {row['evaluate']}"
-        for row in rows
-    ]
-    left = sum(row["evaluate"] != "done" for row in rows)
-    return "\n".join([*lines, f"{len(rows)} cells, {left} to run, {sum(row['steps'] for row in rows)} steps to train"])

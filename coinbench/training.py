@@ -24,6 +24,7 @@ from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.files import cannot_write
 from coinbench.log import Log
 from coinbench.models import channels_last
+from coinbench.selection import Selection
 from coinbench.weights import own_state
 
 Loss = Callable[[int], dict[str, Tensor]]
@@ -56,30 +57,30 @@ def train(
     config: TrainConfig,
     log: Log,
     shared: Iterable[nn.Module] = (),
+    selection: Selection | None = None,
 ) -> None:
     """Minimise `loss` over the parameters of `module` that require a gradient, in place.
 
     Args:
-        module: ends with the trained (or averaged) weights, in eval mode.
+        module: ends with the trained (or averaged, or selected) weights, in eval mode.
         loss: called once per micro-batch with its number.
         config: steps, rate, precision and the rest.
         log: its folder gets train.csv and a checkpoint, which is continued where there is one and stays at the end:
             whoever stores the weights drops it, as `Cache.stage` does.
         shared: frozen networks inside `module`: kept in eval mode and out of checkpoints.
+        selection: looks at the weights now and then; the best ones are what the training ends with.
 
     Raises:
         CoinbenchError: the loss is not finite; names step, terms and the last good checkpoint.
         Interrupted: asked to stop; a checkpoint was written first.
     """
     shared = tuple(shared)
-    state = _State(module, config, shared)
+    state = _State(module, config, shared, selection)
     path = log.folder / CHECKPOINT
     start = state.load(path) if path.is_file() else 0
     rows = Rows(log, start)
     channels_last(module)
-    module.train()
-    for network in shared:
-        network.eval()
+    state.learn()
     began = saved = time.monotonic()
     for step in range(start, config.steps):
         if log.stop.is_set():
@@ -90,6 +91,9 @@ def train(
         if not math.isfinite(total):
             raise CoinbenchError(_not_finite(log.stage, step, terms, path))
         done = step + 1
+        if selection is not None and selection.due(done, config.steps):
+            score = state.look(done)
+            log.say(f"step {done}: {selection.of} {score:.4f}")
         seconds = time.monotonic() - began
         if done % config.log_every == 0 or done == config.steps:
             rows.write(done, seconds, {"rate": learning_rate(config, step), "loss": total, **terms})
@@ -102,7 +106,7 @@ def train(
         if time.monotonic() - saved >= config.checkpoint_seconds and done < config.steps:
             state.save(path, done)
             saved = time.monotonic()
-    state.finish()
+    state.finish(log.folder)
     module.eval()
 
 
@@ -113,10 +117,12 @@ def _not_finite(stage: str, step: int, terms: dict[str, float], path: Path) -> s
 
 
 class _State:
-    """Everything that a checkpoint holds: own weights, optimiser, average, step."""
+    """Everything that a checkpoint holds: own weights, optimiser, average, best weights so far, step."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig, shared: tuple[nn.Module, ...]) -> None:
-        self.module, self.config, self.shared = module, config, shared
+    def __init__(
+        self, module: nn.Module, config: TrainConfig, shared: tuple[nn.Module, ...], selection: Selection | None
+    ) -> None:
+        self.module, self.config, self.shared, self.selection = module, config, shared, selection
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("nothing to train: no parameter requires a gradient")
@@ -129,6 +135,31 @@ class _State:
 
     def _own(self) -> dict[str, Tensor]:
         return own_state(self.module, self.shared)
+
+    def learn(self) -> None:
+        """Put the module into training mode, the shared networks inside it into eval mode."""
+        self.module.train()
+        for network in self.shared:
+            network.eval()
+
+    @torch.no_grad()
+    def look(self, done: int) -> float:
+        """Let the selection score the weights that would be kept if training ended here."""
+        assert self.selection is not None
+        own = self._own()
+        learning = {name: value.clone() for name, value in own.items()} if self.average else {}
+        self._put(self.average)
+        self.module.eval()
+        score = self.selection.look(done, own)
+        self._put(learning)
+        self.learn()
+        return score
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        """Overwrite the module's own weights by `values`; with none they stay."""
+        for name, value in self._own().items() if values else ():
+            value.copy_(values[name])
 
     def step(self, loss: Loss, step: int) -> dict[str, float]:
         """Do one optimiser step; return the mean of each term over the micro-batches."""
@@ -170,15 +201,19 @@ class _State:
                 self.average[name].copy_(value)
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Put the average, where there is one, in place of the last weights."""
-        for name, value in self._own().items() if self.average else ():
-            value.copy_(self.average[name])
+    def finish(self, folder: Path) -> None:
+        """Put the average, where there is one, in place of the last weights; and the best in place of those."""
+        self._put(self.average)
+        if self.selection is not None:
+            self.selection.finish(self._own(), folder)
 
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, whole or not at all."""
         tensors = self._tensors() | checkpoints.of_optimiser(self.optimiser, "optimiser")
         metadata = {"step": str(step), "train": self.config.digest(), "scale": repr(self.scaler.get_scale())}
+        if self.selection is not None:
+            tensors |= self.selection.tensors()
+            metadata["selection"] = self.selection.told()
         checkpoints.save(path, tensors, metadata)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -195,6 +230,8 @@ class _State:
             sgd = self.config.optimiser == "sgd"
             states = checkpoints.to_optimiser(tensors, "optimiser", self.parameters, sgd)
             step = checkpoints.count(metadata, self.config.steps)
+            if self.selection is not None:
+                self.selection.load(tensors, metadata["selection"], step, self._own())
             for key, value in mine.items():
                 value.copy_(tensors[key])
             checkpoints.restore(self.optimiser, states)

@@ -10,12 +10,13 @@ from typing import Any
 
 from coinbench.cache import Cache
 from coinbench.errors import UsageError
-from coinbench.files import write_atomically
+from coinbench.files import read_json, write_atomically
 from coinbench.generators.stylegan2 import NETWORKS
 from coinbench.log import Log, stopping
 from coinbench.plan import RunConfig, cells
 from coinbench.pretrain import WEIGHTS, Stage, make
 from coinbench.progress import Display
+from coinbench.selection import RECORD
 from coinbench.work import choose_device
 
 
@@ -65,4 +66,7 @@ def _told(kind: str, stage: Stage, folder: Path, out: Path | None, seconds: floa
         header, *_, last = judged.read_text(encoding="utf-8").splitlines()
         told |= dict(zip(header.split(","), last.split(","), strict=True))
     samples = sorted(folder.glob("samples-*.png"))
+    if (folder / RECORD).is_file():
+        chosen = read_json(folder / RECORD)
+        told |= {state: ", ".join(f"{k} {v}" for k, v in chosen[state].items()) for state in ("best", "last")}
     return told | ({"samples": os.fspath(samples[-1])} if samples else {}) | {"seconds": round(seconds, 1)}

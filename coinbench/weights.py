@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from coinbench.errors import DataError
 from coinbench.files import write_atomically
 
+FILE = "weights.safetensors"
+"""What a finished stage calls the weights that it made."""
+
 
 def own_state(module: nn.Module, shared: Iterable[nn.Module] = ()) -> dict[str, Tensor]:
     """Return the state of `module` without the tensors of the `shared` networks inside it."""

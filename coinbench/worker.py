@@ -26,11 +26,11 @@ def serve(
     path: Path, folder: Path, cache: Cache, device: str, threads: int | None, events: bool, tensorboard: bool
 ) -> None:
     """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes."""
-    log = Log(folder, _teller() if events else _say_plain, tensorboard=tensorboard)
+    log = Log(folder, teller() if events else _say_plain, tensorboard=tensorboard)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: log.stop.set())
     if events:
-        threading.Thread(target=_watch_parent, args=(log.stop,), daemon=True).start()
+        threading.Thread(target=watch_parent, args=(log.stop,), daemon=True).start()
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -55,14 +55,14 @@ def _fail(log: Log, events: bool, message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def _teller() -> Callable[[Event], None]:
-    """Return what speaks JSON on stdout; what others print goes to stderr from now on."""
+def teller() -> Callable[[Event], None]:
+    """Return what speaks JSON lines on stdout; what others print goes to stderr from now on."""
     stdout = sys.stdout.fileno()
     channel = os.dup(stdout)
     os.dup2(sys.stderr.fileno(), stdout)
 
     def tell(event: Event) -> None:
-        # When the executor is gone, `_watch_parent` stops the work; until then there is nobody to tell.
+        # When the executor is gone, `watch_parent` stops the work; until then there is nobody to tell.
         with contextlib.suppress(BrokenPipeError), open(channel, "w", closefd=False) as file:
             file.write(json.dumps(event) + "\n")
 
@@ -74,7 +74,7 @@ def _say_plain(event: Event) -> None:
     sys.stderr.write(f"{event['stage']}{step}: {event['text']}\n")
 
 
-def _watch_parent(stop: threading.Event) -> None:
+def watch_parent(stop: threading.Event) -> None:
     """Stop when the executor is gone: its end of stdin closes, however it died."""
     # Unbuffered: a daemon thread inside a buffered read would abort the interpreter at its end.
     while os.read(sys.stdin.fileno(), 4096):

@@ -330,6 +330,7 @@ class Consistency(Metric):
     """One SVM score per concept, λ and arm."""
 
     specs = (CONSISTENCY, SHIFT, DEAD)
+    limit = "consistency_images"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

@@ -77,6 +77,7 @@ class Faithfulness(Metric):
     """Drop of g's probability of ĉ per image, threshold and arm."""
 
     specs = (FAITHFULNESS, FAITHFULNESS_MEAN, FAITHFULNESS_IQR, REMOVED)
+    limit = "faithfulness_images"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass over images chosen by index, since the first ones of a folder may all be of one class."""

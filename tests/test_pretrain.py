@@ -16,7 +16,7 @@ from ship import ship
 from small_cell import SETS
 from tiny import same_state
 
-from coinbench import shipped, summary
+from coinbench import outlook, shipped
 from coinbench.cache import Cache
 from coinbench.config import Cell, PerceptualConfig, TrainConfig
 from coinbench.data.birds import DATASET, BirdsConfig
@@ -156,9 +156,8 @@ def test_shipped_weights_are_used_where_data_and_settings_fit(assets: Path, tmp_
     trained = load_problem(trained_cell, made, torch.device("cpu"), Log(tmp_path))
     assert same_state(problem.generator, trained.generator)
     assert same_state(problem.classifier, trained.classifier)
-    rows = summary.plan_rows(
-        cells(resolve(Request(methods="viscoin", datasets="birds", sets=STYLED)), cache, tmp_path), cache
-    )
+    request = Request(methods="viscoin", datasets="birds", sets=STYLED)
+    rows = outlook.rows(outlook.survey(resolve(request), cache, tmp_path), cache)
     assert (rows[0]["classifier"], rows[0]["generator"]) == ("shipped", "shipped")
     assert rows[0]["steps"] == cell.method.train.steps
     start_at = f"problem.generator.init={tmp_path / 'made' / 'generator' / generator_digest(trained_cell) / NETWORKS}"

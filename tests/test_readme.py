@@ -68,6 +68,8 @@ def tried(words: list[str]) -> list[str]:
     words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
     if words and words[0] == "run":
         return [*words, "--dry-run"]
+    if words and words[0] == "plan":
+        return [*words, "--no-measure"]
     return [*words, "--help"] if words and words[0] in ("score", "report") else words
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinbench import shipped, summary
+from coinbench import outlook, shipped
 from coinbench.cache import Cache
 from coinbench.config import Cell
 from coinbench.files import read_json
@@ -44,8 +44,8 @@ def test_every_network_of_the_birds_is_shipped_and_whole(cell: Cell, cache: Cach
     assert all(found.values()), found
     assert sum(entry.check().stat().st_size for entry in found.values() if entry) <= 8 * 10**6
     request = Request(methods="viscoin", datasets="birds")
-    (row,) = summary.plan_rows(cells(resolve(request), cache, tmp_path), cache)
-    assert {row[kind] for kind in ("classifier", "generator")} == {"shipped"}
+    (row,) = outlook.rows(outlook.survey(resolve(request), cache, tmp_path), cache)
+    assert {row[kind] for kind in KINDS} == {"shipped"}
     assert row["steps"] == cell.method.train.steps, "only the method is trained"
 
 

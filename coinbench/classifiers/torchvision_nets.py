@@ -102,7 +102,13 @@ def _start(config: TorchvisionNetConfig, weights: Path) -> Path | None:
 
 
 def _fit(
-    config: TorchvisionNetConfig, network: Classifier, split: Split, rng: Rng, log: Log, start: Path | None
+    config: TorchvisionNetConfig,
+    network: Classifier,
+    split: Split,
+    rng: Rng,
+    log: Log,
+    start: Path | None,
+    val: Split | None,
 ) -> None:
     """Fill the network with the weights to start from, and train it on labels.
 
@@ -112,7 +118,7 @@ def _fit(
     assert isinstance(network, TorchvisionNet)
     if start is not None:
         take(network, start)
-    fit(config, network, split, rng, log)
+    fit(config, network, split, rng, log, val=val)
 
 
 def _spec(config: type[TorchvisionNetConfig], source: str) -> ClassifierSpec:

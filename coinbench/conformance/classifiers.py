@@ -54,7 +54,7 @@ class ClassifierBench:
         network = self.build()
         with torch.enable_grad(), contract.raising("fit", self.spec.fit):
             start = self.spec.start(self.config, self.folder)
-            self.spec.fit(self.config, network, self.problem.train, _RNG, Log(self.folder / name), start)
+            self.spec.fit(self.config, network, self.problem.train, _RNG, Log(self.folder / name), start, None)
         return network.eval()
 
     @property

@@ -200,5 +200,5 @@ DATASET = DatasetSpec(
     config=CelebAHQConfig,
     open=_open,
     summary="30,000 photographs of faces, young or old; `data prepare celebahq` says how to get them",
-    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed, counts=lambda config: COUNTS[config.partition]),
 )

@@ -196,5 +196,5 @@ DATASET = DatasetSpec(
     config=CUB200Config,
     open=CUB200,
     summary="11,788 photographs of 200 kinds of birds; `data prepare cub200 --download`",
-    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed, counts=lambda config: COUNTS),
 )

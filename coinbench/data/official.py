@@ -107,6 +107,8 @@ class Official:
     """Folder that its archives make."""
     listed: Callable[[Any, Path], Listed]
     """(config, cache folder) -> its lists; raises DataError where they are missing or not as published."""
+    counts: Callable[[Any], Counts]
+    """(config) -> what is published of its size, which plans go by before the data are here."""
 
 
 class OfficialImages(ImageFiles):

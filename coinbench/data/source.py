@@ -113,6 +113,13 @@ def check(source: Source, name: str) -> Source:
     return source
 
 
+def split_files(name: str, config: DataConfig, source: Source, cache: Path) -> dict[int, Path]:
+    """Return where the pixels of a split are stored, by their size: what is shown, and what crops are cut from."""
+    folder = cache / "data" / digest(source.fingerprint, config.val_fraction)
+    sizes = (config.size, config.resized) if name == "train" else (config.size,)
+    return {size: folder / f"{name}-{size}.npy" for size in sizes}
+
+
 def split_pixels(
     name: str, config: DataConfig, source: Source, cache: Path, log: Log | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -130,12 +137,10 @@ def split_pixels(
         Interrupted: asked to stop.
     """
     index = source.split(name, config.val_fraction)
-    folder = cache / "data" / digest(source.fingerprint, config.val_fraction)
-    small = pixels(source, index, config.size, folder / f"{name}-{config.size}.npy", log)
-    large = small
-    if name == "train" and config.resized != config.size:
-        large = pixels(source, index, config.resized, folder / f"{name}-{config.resized}.npy", log)
-    return index, small, large
+    stored = {
+        size: pixels(source, index, size, path, log) for size, path in split_files(name, config, source, cache).items()
+    }
+    return index, stored[config.size], stored.get(config.resized, stored[config.size])
 
 
 def pixels(source: Source, index: np.ndarray, size: int, path: Path, log: Log | None = None) -> np.ndarray:

@@ -180,5 +180,5 @@ DATASET = DatasetSpec(
     config=StanfordCarsConfig,
     open=_open,
     summary="16,185 photographs of 196 kinds of cars; `data prepare stanfordcars` says how to get them",
-    official=Official(archives=ARCHIVES, inner=INNER, listed=listed),
+    official=Official(archives=ARCHIVES, inner=INNER, listed=listed, counts=lambda config: COUNTS),
 )

@@ -96,8 +96,6 @@ def _open(
     check: Callable[[Any, Path], list[str]] = lambda dataset, folder: [],
 ) -> ArraySource:
     """Open torchvision's `kind`, whose files lie in `folder` below the root."""
-    from torchvision import datasets  # torch takes seconds to import
-
     root = config.root or cache / "torchvision"
     place, download = root / folder, config.download and not offline()
     if config.download and not download and not place.is_dir():
@@ -110,6 +108,8 @@ def _open(
             f"{config.name}: no folder {folder} in {root}; name the folder that holds it with "
             "--set data.root=DIR, or fetch it with --set data.download=true"
         )
+    from torchvision import datasets  # torch takes seconds to import
+
     try:
         if download:
             root.mkdir(parents=True, exist_ok=True)

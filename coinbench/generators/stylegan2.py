@@ -22,7 +22,7 @@ from coinbench.errors import UsageError
 from coinbench.files import write_atomically
 from coinbench.generators.initial import check_source, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
-from coinbench.generators.stylegan2_training import Duel, build_discriminator, check_precision
+from coinbench.generators.stylegan2_training import R1_EVERY, Duel, build_discriminator, check_precision
 from coinbench.log import Log
 from coinbench.models import ImageGenerator
 from coinbench.networks.stylegan2 import StyleGAN2
@@ -218,5 +218,6 @@ GENERATOR = GeneratorSpec(
     config=StyleGAN2Config,
     build=build,
     fit=fit,
+    period=R1_EVERY,
     source="Karras et al. 2020 (StyleGAN2; ADA); VisCoIN paper, section 4 and table 3",
 )

@@ -159,9 +159,7 @@ def test_reader_of_stderr_leaves(
 
 
 def test_what_foreign_code_prints_is_no_event(tmp_path: Path) -> None:
-    code = (
-        "from coinbench.worker import _teller\ntell = _teller()\nprint('null')\ntell({'stage': 'fit', 'text': 'τ'})\n"
-    )
+    code = "from coinbench.worker import teller\ntell = teller()\nprint('null')\ntell({'stage': 'fit', 'text': 'τ'})\n"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr) == ('{"stage": "fit", "text": "\\u03c4"}\n', "null\n")
 
