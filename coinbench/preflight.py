@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from coinbench import registry
 from coinbench.cache import Cache
-from coinbench.digests import classifier_digest
+from coinbench.digests import classifier_digest, generator_digest
 from coinbench.errors import DataError
 from coinbench.plan import Planned
 from coinbench.published_weights import folder, known
@@ -18,6 +18,8 @@ def missing(cell: Planned, cache: Cache) -> Iterator[DataError]:
         return
     problem, here = cell.cell.problem, folder(cache.root)
     asked: list[Callable[[], object]] = [lambda: problem.perceptual.file(here)]
+    if not cache.has("generator", generator_digest(cell.cell)):
+        asked.append(lambda: problem.generator.begin(here))
     if not cache.has("classifier", classifier_digest(cell.cell)):
         f = problem.classifier
         asked.insert(0, lambda: registry.CLASSIFIERS.load(f.net).start(f, here))

@@ -1,7 +1,8 @@
 """Settings of the VisCoIN paper's main experiments at 256 px: its table 3, section 5 and appendix C.
 
-f and VisCoIN are the paper's. So is G but for its start, which `problem.generator.init` names. The paper says little of
-its FLINT; FLAEM has a ResNet101 of its own. Those, and the random baseline, train as many steps as VisCoIN: ours.
+f, G and VisCoIN are the paper's as far as it tells; G of Stanford Cars starts from the nearest published one. The paper
+says little of its FLINT; FLAEM has a ResNet101 of its own. Those, and the random baseline, train as many steps as
+VisCoIN: ours.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class Paper:
     select_every: int
     """Steps between two looks of f at the validation split: an epoch. Ours: the paper says nothing of a choice."""
     kimg: int
-    """Thousand images that G sees."""
+    """Thousand images that G is trained on."""
     generator: dict[str, Any]
-    """Other settings of G."""
+    """Its recipe, where it starts, and other settings of G."""
 
 
 CUB200 = Paper(
@@ -51,7 +52,7 @@ CUB200 = Paper(
     f=TrainConfig(steps=30 * 5395 // 32, batch=32, lr=1e-4),
     select_every=5395 // 32,
     kimg=2000,
-    generator={},
+    generator={"recipe": "auto", "init": "imagenet256"},
 )
 CELEBAHQ = Paper(
     K=64,
@@ -61,8 +62,9 @@ CELEBAHQ = Paper(
     # 10 epochs.
     f=TrainConfig(steps=10 * 24183 // 64, batch=64, lr=1e-3),
     select_every=24183 // 64,
-    kimg=2000,
-    generator={},
+    kimg=0,
+    # As published, without training.
+    generator={"recipe": "paper256", "init": "celebahq256", "finetune": False},
 )
 STANFORDCARS = Paper(
     K=256,
@@ -75,16 +77,16 @@ STANFORDCARS = Paper(
     ),
     select_every=7330 // 128,
     kimg=1800,
-    # More mirroring made G forget from which side cars are seen.
-    generator={"flip": 0.1, "crop": "wide"},
+    # The published one has 8 layers of mapping (the paper's: 2). More mirroring made G forget from which side cars are
+    # seen.
+    generator={"recipe": "stylegan2", "init": "lsuncars512", "resolution": 512, "crop": "wide", "flip": 0.1},
 )
 
 
 def experiment(paper: Paper, data: DataConfig, methods: tuple[str, ...]) -> Experiment:
     """Return an experiment of the paper; a method without settings here keeps its own defaults."""
     generator = registry.GENERATORS.load("stylegan2").config(
-        recipe="auto",
-        train=TrainConfig(steps=paper.kimg * 1000 // 16, batch=16, lr=2.5e-3, betas=(0.0, 0.99)),
+        train=TrainConfig(steps=max(1, paper.kimg * 1000 // 16), batch=16, lr=2.5e-3, betas=(0.0, 0.99)),
         **paper.generator,
     )
     return Experiment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from coinbench.cache import Busy, Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, PerceptualConfig
 from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
-from coinbench.errors import UsageError
+from coinbench.errors import DataError, UsageError
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
@@ -123,7 +124,11 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     problem = cell.problem
     f = build_classifier(problem.classifier, len(source.card.class_names), channels, size).to(device)
     spec, rng = registry.GENERATORS.load(problem.generator.net), Rng(problem.generator.seed).child("generator")
-    g = spec.build(problem.generator, size, channels, rng).to(device)
+    generator = problem.generator
+    # Without the file G is at initialisation: `plan` measures that, and a training that needs the file says so.
+    with suppress(DataError):
+        generator = generator.begin(folder(cache.root))
+    g = spec.build(generator, size, channels, rng).to(device)
     p = build_perceptual(problem.perceptual, channels, size, cache).to(device)
 
     def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
@@ -149,7 +154,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
             # f only watches: without it, as when another worker trains it now, G comes out the same.
             judge.load(cache, log)
             log.judge = judge_by(f, split)
-        spec.fit(problem.generator, g, split, rng, log)
+        spec.fit(problem.generator.begin(folder(cache.root)), g, split, rng, log)
 
     stages["generator"] = stage("generator", generator_digest(cell), g, fit_generator)
     if problem.perceptual.net == "parts":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TORCHVISION = "https://download.pytorch.org/models/"
+_NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/"
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 
 
@@ -32,6 +33,8 @@ class Published:
     remote: Remote
     purpose: str
     licence: str
+    generator: bool = False
+    """A pickle of StyleGAN2, of which a run reads what `weights convert` makes of it."""
 
 
 def _imagenet(name: str, purpose: str) -> Published:
@@ -41,6 +44,15 @@ def _imagenet(name: str, purpose: str) -> Published:
         remote=Remote(name=name, url=_TORCHVISION + name, digests=(("sha256", digest),)),
         purpose=purpose,
         licence="torchvision: BSD-3-Clause; trained on ImageNet, whose terms are non-commercial research",
+    )
+
+
+def _stylegan2(name: str, url: str, purpose: str) -> Published:
+    return Published(
+        remote=Remote(name=name, url=url + name),
+        purpose=purpose,
+        licence="NVIDIA Source Code License: research or evaluation only",
+        generator=True,
     )
 
 
@@ -60,8 +72,28 @@ FILES: Mapping[str, Published] = {
         purpose="FID and KID: TensorFlow's Inception of 2015, as torch-fidelity has it",
         licence="Apache-2.0",
     ),
+    "celebahq256": _stylegan2(
+        "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl",
+        _NVIDIA + "stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/",
+        "G: StyleGAN2-ADA of CelebA-HQ at 256 px, the paper's",
+    ),
+    "imagenet256": Published(
+        remote=Remote(
+            name="imagenet-256-state.pt",
+            hint="get imagenet-256-state.pt from the links of github.com/yandex-research/gan-transfer and put it there",
+        ),
+        purpose="G: StyleGAN2-ADA of ImageNet at 256 px, where the paper's CUB-200 begins",
+        licence="see its publisher; trained on ImageNet, whose terms are non-commercial research",
+        generator=True,
+    ),
+    "lsuncars512": _stylegan2(
+        "stylegan2-car-config-f.pkl",
+        _NVIDIA + "stylegan2/networks/",
+        "G: StyleGAN2 of LSUN-Cars at 512 x 384 px, where Stanford Cars begins",
+    ),
 }
-"""Accuracies as torchvision states them."""
+"""Accuracies as torchvision states them. Of the generators no digest is published: what comes first is trusted, and
+its sha256 noted in what it is converted to."""
 
 TRUNKS: Mapping[str, str] = {"lpips_vgg": "vgg16", "lpips_alex": "alexnet", "lpips_squeeze": "squeezenet1_1"}
 """Perceptual net of LPIPS -> the published weights under its linear heads, which come with the package lpips."""
@@ -155,23 +187,49 @@ def checked_by(name: str) -> str:
 
     >>> checked_by("vgg16")
     'sha256 begins with 397923af, all that its publisher gives'
+    >>> checked_by("celebahq256")
+    'its publisher gives no digest: it is the file that was converted'
     """
-    digest = dict(known(name).remote.digests)["sha256"]
+    digest = dict(known(name).remote.digests).get("sha256")
+    if digest is None:
+        return "its publisher gives no digest: it is the file that was converted"
     return f"sha256 {digest}" if len(digest) == 64 else f"sha256 begins with {digest}, all that its publisher gives"
 
 
 def bring(name: str, cache: Path | None, log: Log) -> Path:
-    """Fetch and verify a file; one that is there is verified.
+    """Fetch and verify a file, and convert a generator; what is there is verified.
 
     Raises:
         UsageError: nothing is published under the name.
-        DataError: it cannot be fetched, or is not the published one.
+        DataError: it cannot be fetched, is not the published one, or no StyleGAN2.
     """
-    return fetch.download(known(name).remote, folder(cache), log)
+    path = fetch.download(known(name).remote, folder(cache), log)
+    converted = path.with_name(f"{name}.safetensors")
+    if known(name).generator and not converted.is_file():
+        from coinbench.generators.convert import convert
+
+        log.say("converting")
+        convert(path, converted)
+    return path
+
+
+def generator_file(name: str, weights: Path, setting: str) -> Path:
+    """Return a published generator as `weights fetch` converted it.
+
+    Raises:
+        DataError: it is not there; says how to get it, and what else can be done.
+    """
+    path = weights / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    raise DataError(
+        f"{path}: the published generator {name} is not there; get and convert it with "
+        f"`coinbench weights fetch {name}`, or train G anew with --set {setting}=scratch"
+    )
 
 
 def verified(name: str, cache: Path | None, log: Log) -> Path:
-    """Return a file that is here and is the published one.
+    """Return a file that is here and is the published one; of a generator the one that was converted.
 
     Raises:
         UsageError: nothing is published under the name.
@@ -180,7 +238,13 @@ def verified(name: str, cache: Path | None, log: Log) -> Path:
     path = folder(cache) / known(name).remote.name
     if not path.is_file():
         raise DataError(f"{path}: not there; get it with `coinbench weights fetch {name}`")
-    fetch.check(known(name).remote, path, log)
+    found = fetch.check(known(name).remote, path, log)
+    if known(name).generator:
+        from coinbench.generators.convert import describe
+
+        converted = generator_file(name, path.parent, "problem.generator.init")
+        if describe(converted)["sha256"] != found["sha256"]:
+            raise DataError(f"{converted}: not made from {path.name} beside it; delete both and fetch it again")
     return path
 
 

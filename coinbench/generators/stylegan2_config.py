@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
 from coinbench.errors import DataError
+from coinbench.published_weights import generator_file
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -62,8 +63,9 @@ class StyleGAN2Config(GeneratorConfig):
     """Changes of colour as a multiple of p."""
     freeze_d: int = Field(default=0, ge=0)
     """So many first layers of D do not learn (Freeze-D)."""
-    init: Literal["scratch"] | Path = "scratch"
-    """Where training starts: anew, or from a file that `coinbench weights convert` wrote."""
+    init: Literal["scratch", "celebahq256", "imagenet256", "lsuncars512"] | Path = "scratch"
+    """Where training starts: anew, from a published G (`coinbench weights list`), or from a file that `coinbench
+    weights convert` or a training wrote."""
     finetune: bool = True
     """Train what `init` holds on the data set; off: take its G_ema as it is."""
     judge_kimg: float = Field(default=20.0, gt=0)
@@ -82,6 +84,16 @@ class StyleGAN2Config(GeneratorConfig):
         if isinstance(self.init, Path):
             key["init"] = _content(self.init)
         return key
+
+    def begin(self, weights: Path) -> StyleGAN2Config:
+        """Return the settings with the file of a published G in place of its name.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if isinstance(self.init, Path) or self.init == "scratch":
+            return self
+        return self.model_copy(update={"init": generator_file(self.init, weights, "problem.generator.init")})
 
     @field_validator("resolution")
     @classmethod
