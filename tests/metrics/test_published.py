@@ -145,7 +145,7 @@ class _Images(Dataset):
 
 @torch.no_grad()
 def test_fid_and_kid_are_torch_fidelitys(files: Files, tmp_path: Path) -> None:
-    problem = make_problem(size=SIZE, train=6, test=6)
+    problem = make_problem(size=SIZE, train=3, test=5)
     records, scores = measure(InceptionDistances, problem, tmp_path, {"inception": files.of("inception")})
     images, shown = reconstructions(problem)
     theirs = torch_fidelity.calculate_metrics(
