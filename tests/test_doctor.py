@@ -127,7 +127,8 @@ def test_a_run_that_could_start(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_run_that_lacks_weights_and_data_names_each_with_its_remedy(cli: Cli, tmp_path: Path) -> None:
-    words = ("-m", "flint,random", "-d", "birds,cub200", *IMAGENET, "--set", "problem.generator.net=beta_vae")
+    words = ("-m", "flint,random", "-d", "birds,cub200", *IMAGENET, "--metrics", "mse")
+    words += ("--set", "problem.generator.net=beta_vae", "--set", "problem.perceptual.net=random")
     found = asked(cli, *words, code=4)
     weights, data = sorted(found["run"]["missing"], key=lambda line: "cub200" in line)
     assert "coinbench weights fetch squeezenet1_1" in weights

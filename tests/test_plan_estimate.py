@@ -144,6 +144,7 @@ def test_missing_data_of_a_published_size_are_measured_on_noise_and_named(cli: C
     sets += ("problem.classifier.train.steps=3", "problem.classifier.train.batch=8", "method.channels=4")
     sets += ("problem.classifier.select_every=2", "evaluation.bootstrap=100")
     sets += ("problem.generator.net=beta_vae", "problem.generator.width=4", "problem.generator.latent=4")
+    sets += ("problem.perceptual.net=random",)
     given = [word for change in sets for word in ("--set", change)]
     found = planned(cli, "-m", "flint", "-d", "cub200", "--metrics", "mse", *given)
     assert files(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""The published generators that the paper's presets start from: fetched, converted, found by a run, told where missing."""
+"""The generators that the paper's presets start from: fetched, converted, found by a run, told where missing."""
 
 from __future__ import annotations
 
