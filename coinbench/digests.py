@@ -23,7 +23,8 @@ EXHIBITS = 2
 _TRAINING = (
     *("training.py", "selection.py", "checkpoints.py", "problem.py", "models.py", "pretrain.py", "parts.py"),
     "classifiers/labels.py",
-    *("networks/*.py", "methods/losses.py", "generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),
+    *("networks/*.py", "methods/losses.py", "methods/start.py"),
+    *("generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),
     *("generators/stylegan2_config.py", "generators/stylegan2_training.py"),
 )
 """Source files of this package, besides its version, on which every trained network depends."""
@@ -105,7 +106,9 @@ def _source(function: Callable[..., Any]) -> str:
     """
     file = source_file(function)
     module = sys.modules.get(getattr(function, "__module__", ""))
-    used = {getattr(value, "__module__", None) for value in vars(module).values()} if module else set()
+    # A module is taken whole, as `from coinbench.methods import viscoin` does.
+    values = vars(module).values() if module else ()
+    used = {value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in values}
     others = sorted(name for name in used if isinstance(name, str) and name.startswith(_METHODS))
     files = [file, *(getattr(sys.modules.get(name), "__file__", None) for name in others)]
     unique = dict.fromkeys(Path(found) for found in files if found)

@@ -71,7 +71,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
 def shown(seconds: float) -> str:
     """Return a duration for reading.
 
-    >>> shown(0.04), shown(61), shown(7300), shown(200000)
+    >>> shown(0.04), shown(61.0), shown(7300.0), shown(200000.0)
     ('0.0 s', '1 min 1 s', '2 h 2 min', '2 d 8 h')
     """
     if seconds < 60:

@@ -203,3 +203,12 @@ def test_a_changed_source_of_a_method_is_trained_anew(monkeypatch: pytest.Monkey
     after = fit_digest(cell), classifier_digest(cell), fit_digest(tiny.make_cell("viscoin"))
     assert after[0] != before[0]
     assert after[1:] == before[1:]
+
+
+def test_a_method_that_is_built_on_a_changed_one_is_trained_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, flint = tiny.make_cell("random"), tiny.make_cell("flint")
+    before = fit_digest(random), fit_digest(flint)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#" * (self.name == "viscoin.py"))
+    assert fit_digest(random) != before[0]
+    assert fit_digest(flint) == before[1]
