@@ -38,6 +38,8 @@ from coinbench.cache import CHECKPOINT
 from coinbench.errors import DataError
 from coinbench.files import write_json
 from coinbench.generators.stylegan2 import BEST, NETWORKS
+from coinbench.plan import read_cell
+from coinbench.work import planned_from
 
 PLAN = Path(__file__).with_suffix(".toml")
 PATIENCE = 45.0
@@ -124,9 +126,8 @@ class Chain(threading.Thread):
             extra = [part for text in self.session.plan["smoke"].get(kind, ()) for part in ("--set", text)]
             self._call(["pretrain", kind, *base, *(extra if smoke else ())], given["generator"])
         pretrain = ["pretrain", "generator", *base]
-        if smoke:
-            self._call(pretrain, given["generator"] / 2)
-        self._call(pretrain, given["generator"])
+        for share in self.session.plan["smoke"]["generator"] if smoke else (given["generator"],):
+            self._call(pretrain, share)
         self.told |= self._of_generator()
         save_file(average_of(self._stage("generator")), self.average)
         if "methods" in given:
@@ -135,7 +136,7 @@ class Chain(threading.Thread):
     def _methods(self, base: list[str]) -> None:
         plan, smoke = self.session.plan, self.session.smoke
         here = plan["smoke"] if smoke else plan["methods"]
-        command = ["run", "--methods", self.given["methods"], *base]
+        command = [*base]
         command += ["--set", f"problem.generator.init={self.average}", "--set", "problem.generator.finetune=false"]
         for text in self.method_sets():
             command += ["--set", text]
@@ -147,9 +148,14 @@ class Chain(threading.Thread):
             "--out",
             str(self.run_folder),
         ]
-        if self._call(command, END) == 130:
-            # Cells that were finished in time still make a report.
-            self._call(["report", str(self.run_folder)], 1.0, least=PATIENCE)
+        if self._call(["run", "--methods", self.given["methods"], *command], END) == 130 and (done := self._done()):
+            # Methods that were finished in time still make tables and a report.
+            self._call(["run", "--methods", ",".join(done), *command], 1.0, least=PATIENCE)
+
+    def _done(self) -> list[str]:
+        """Return the methods whose cells are complete."""
+        cells = [planned_from(read_cell(path), path.parent) for path in self.run_folder.glob("cells/*/cell.json")]
+        return [planned.cell.method.name for planned in cells if planned.done]
 
     def method_sets(self) -> list[str]:
         """Return the settings of methods and evaluation; those of methods that this chain leaves out are no part."""
