@@ -209,6 +209,9 @@ class Chain(threading.Thread):
                     code = process.wait()
         seconds = round(time.monotonic() - began, 1)
         self.told["commands"].append({"command": f"coinbench {' '.join(arguments)}", "exit": code, "seconds": seconds})
+        if code == -signal.SIGTERM:
+            # So early that it did not listen yet: what there was lies as it was.
+            code = 130
         print(f"{self.name}: {arguments[0]} ended with {code} after {seconds} s", flush=True)
         if code not in (0, 130):
             raise DataError(f"coinbench {arguments[0]} ended with {code}")
