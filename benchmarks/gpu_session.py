@@ -49,6 +49,8 @@ END = 0.93
 PROBE = "import torch; print(torch.ones(2, device='cuda').sum().item(), torch.cuda.get_device_name())"
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
 """Of every command. TF32 in matrix products too: convolutions have it by default."""
+ROOM = 15 * 2**20
+"""Bytes that an archive may take, before compression."""
 HEAVY = {".safetensors", ".npy", ".lock"}
 """Of a cache and a run, what an archive leaves out: weights but those of G, and decoded images."""
 
@@ -242,11 +244,22 @@ class Chain(threading.Thread):
                 half = {key: file.get_tensor(key).half() for key in list(file.keys())}
             save_file(half, self.folder / "G-fp16.safetensors")
         with tarfile.open(self.session.out / f"{self.name}.tar.gz", "w:gz", compresslevel=6) as archive:
-            for path in sorted(self.folder.rglob("*")):
-                if path.is_file() and self._kept(path):
+            room = ROOM
+            for path in sorted(filter(self._kept, self.folder.rglob("*")), key=self._rank):
+                if (size := path.stat().st_size) <= room:
                     archive.add(path, path.relative_to(self.session.work))
+                    room -= size
+
+    def _rank(self, path: Path) -> tuple[int, int, str]:
+        """Return what is packed first: texts and numbers, weights, the run's pictures, grids of samples, newest first."""
+        if path.name.startswith("samples-"):
+            return 3, -int(path.stem.partition("-")[2]), path.name
+        kind = {".csv": 0, ".json": 0, ".txt": 0, ".md": 0, ".safetensors": 1}.get(path.suffix, 2)
+        return kind, path.stat().st_size, str(path)
 
     def _kept(self, path: Path) -> bool:
+        if not path.is_file():
+            return False
         inner = path.relative_to(self.folder)
         if inner.parts[0] in ("log.txt", "G-fp16.safetensors"):
             return True
@@ -339,7 +352,7 @@ def main() -> int:
     if torch.cuda.is_available():
         told["origin"]["device"] = f"{torch.cuda.get_device_name()}, {told['origin']['device']}"
     write_json(out / "session.json", told | {"chains": {chain.name: chain.told for chain in chains}})
-    print_ends(chains, 8000)
+    print_ends(chains, 6500)
     print(table(chains))
     return int(any(chain.error for chain in chains))
 
