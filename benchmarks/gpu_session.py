@@ -251,7 +251,7 @@ class Chain(threading.Thread):
                     room -= size
 
     def _rank(self, path: Path) -> tuple[int, int, str]:
-        """Return what is packed first: texts and numbers, weights, the run's pictures, grids of samples, newest first."""
+        """Return what is packed first: texts and numbers, weights, pictures of the run, grids, newest first."""
         if path.name.startswith("samples-"):
             return 3, -int(path.stem.partition("-")[2]), path.name
         kind = {".csv": 0, ".json": 0, ".txt": 0, ".md": 0, ".safetensors": 1}.get(path.suffix, 2)
