@@ -72,10 +72,15 @@ def trunk(path: Path) -> Found:
 
 
 def settle_norms(f: TorchvisionNet, images: Tensor) -> None:
-    """Take batch norm's statistics from images: at initialisation activations would grow from block to block."""
-    norms = [part for part in f.modules() if isinstance(part, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
+    """Take batch norm's statistics from images, and let each unit add little to its input, as in a trained network.
+
+    At initialisation activations would grow from unit to unit, and rounding with them.
+    """
+    for name, part in f.named_modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+            if name.endswith("bn3"):
+                nn.init.constant_(part.weight, 0.2)
     with torch.no_grad():
         f.train()(images)
     f.eval()
@@ -94,7 +99,7 @@ def make_problem(size: Size, folder: Path, device: torch.device) -> Problem:
     splits = [noise_split(name, data, source, 8 if name == "test" else 64, device) for name in ("train", "val", "test")]
     with seeded(Rng(1)):
         f = BUILDERS["resnet50"](size.classes, 3, size.pixels).to(device)
-    settle_norms(f, splits[0].draw(0, 4, Rng(2)).images)
+    settle_norms(f, splits[0].draw(0, 16, Rng(2)).images)
     g = build(StyleGAN2Config(base=size.base), size.pixels, 3, Rng(3)).to(device)
     with torch.no_grad():
         g.mapping.w_avg.copy_(g.sample(1000, Rng(4))[:, 0].mean(0))
