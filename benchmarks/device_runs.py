@@ -1,4 +1,4 @@
-"""What the scripts for a CUDA device share: a limit of time, variants that may fail, peaks, a table, results on disk."""
+"""What the scripts for a CUDA device share: a limit of time, variants that may fail, peaks, results on disk."""
 
 from __future__ import annotations
 

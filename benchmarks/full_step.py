@@ -1,7 +1,7 @@
 """VisCoIN's training step at the paper's size, with networks of random weights, and the same step written plainly.
 
-The problem: ResNet50 f, StyleGAN2 G at 256 px (recipe `auto`), LPIPS-vgg on a trunk of random weights, K = 256. The peer
-follows the public code's way: each network is called once per loss, LPIPS sees both images each time, G modulates
+The problem: ResNet50 f, StyleGAN2 G at 256 px (recipe `auto`), LPIPS-vgg on a trunk of random weights, K = 256. The
+peer follows the public code's way: each network is called once per loss, LPIPS sees both images each time, G modulates
 weights by a grouped convolution, two optimisers of torch's default kind. Noise of G is constant in both, so that they
 compute the same losses.
 """
@@ -259,12 +259,8 @@ def plain(size: Size, problem: Problem, rounds: int, *, precision: str = "fp32")
     return Timed(laps.seconds(warm), {name: float(value) for name, value in first.items()})
 
 
-def check_agreement(size: Size, problem: Problem) -> dict[str, float]:
-    """Return the largest relative difference between the two ways, in fp32: of a loss, and of the gradient.
-
-    Raises:
-        AssertionError: they do not compute the same.
-    """
+def disagreement(size: Size, problem: Problem) -> dict[str, float]:
+    """Return the largest relative difference between the two ways, in fp32: of a loss, and of the gradient."""
     coin = viscoin.build(settings(size, "fp32", "off", 1), problem, Rng(0))
     # As `train` does it.
     channels_last(coin)
@@ -272,13 +268,9 @@ def check_agreement(size: Size, problem: Problem) -> dict[str, float]:
     with tensor_float(False):
         a = viscoin.loss_of(coin, problem, Rng(0))(0)
         b = other.losses(other.batch(0))
-        assert a.keys() == b.keys(), (a, b)
-        loss = max(abs(float(a[name].detach() / b[name].detach()) - 1) for name in a)
+        loss = max(abs(float(a[name].detach() / b[name].detach()) - 1) for name in a.keys() | b.keys())
         gradients = [_gradient(terms, network) for terms, network in ((a, coin), (b, other.coin))]
-    difference = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
-    assert loss < AGREE, f"the losses differ by {loss:.1e}: {a}, {b}"
-    assert difference < 100 * AGREE, f"the gradients differ by {difference:.1e}"
-    return {"loss": loss, "gradient": difference}
+    return {"loss": loss, "gradient": float((gradients[0] - gradients[1]).norm() / gradients[1].norm())}
 
 
 def _gradient(terms: dict[str, Tensor], network: nn.Module) -> Tensor:

@@ -14,7 +14,7 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ VARIANTS = (
     *(("fp32", way) for way in ("eager", "grouped", "graph")),
     *(("tf32", way) for way in ("eager", "grouped", "graph")),
     *((kind, way) for kind in ("bf16", "fp16") for way in ("eager", "graph")),
-    ("bf16", "compiled graph"),
-    ("tf32", "compiled graph"),
-    ("bf16", "compiled"),
 )
+COMPILED = (("bf16", "compiled graph"), ("tf32", "compiled graph"), ("bf16", "compiled"))
 """In the order of interest: time may run out."""
 NEEDS = {"eager": 3.0, "grouped": 3.0, "graph": 4.0, "compiled": 30.0, "compiled graph": 30.0}
 """Seconds within which a variant should be done."""
@@ -131,7 +129,9 @@ def count(network: StyleGAN2, w: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def generator_speed(runs: Runs, size: int, base: int, batch: int, rounds: int) -> None:
+def generator_speed(
+    runs: Runs, size: int, base: int, batch: int, rounds: int, variants: Sequence[tuple[str, str]]
+) -> None:
     """Time each variant: milliseconds, agreement with fp32, share of the floor."""
     device = runs.device
     network = make_network(size, base, device)
@@ -141,7 +141,7 @@ def generator_speed(runs: Runs, size: int, base: int, batch: int, rounds: int) -
     flops = count(network, w)
     with tensor_float(False):
         exact = Gradient(network, w, "eager")
-    for kind, way in VARIANTS:
+    for kind, way in variants:
         if device.type == "cuda" or (LOW[kind] is None and way in ("eager", "grouped", "compiled")):
             name = {"what": "G and back", "type": kind, "way": way}
             draw = functools.partial(_variant, runs, network, w, kind, way, exact, flops, rounds)
@@ -216,9 +216,11 @@ def main() -> None:
     }
     runs = Runs(torch.device(given.device), given.seconds, given.out, about)
     runs.say(f"{runs.about['what']}; on {runs.about['device']}")
-    # Compiling may take what is left: training comes before it where time is short.
-    generator_speed(runs, given.size, given.base, given.batch, given.rounds)
-    training_speed(runs, given.size, given.base, given.batch, given.images)
+    network = given.size, given.base, given.batch
+    generator_speed(runs, *network, given.rounds, VARIANTS)
+    training_speed(runs, *network, given.images)
+    # Last, as compiling may take all the time that is left.
+    generator_speed(runs, *network, given.rounds, COMPILED)
     print(f"\n{runs.about['what']}; {runs.about['device']}\n")
     for what in dict.fromkeys(row["what"] for row in runs.rows):
         print(table([row for row in runs.rows if row["what"] == what]) + "\n")

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from device_runs import Runs, peak, table
-from full_step import FLOP, Size, Timed, check_agreement, make_problem, ours, plain
+from full_step import AGREE, FLOP, Size, Timed, disagreement, make_problem, ours, plain
 
 from coinbench.problem import Problem
 
@@ -131,14 +132,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         problem = make_problem(size, Path(folder), device)
         runs.say("networks are made")
-        runs.about["agreement"] = check_agreement(size, problem)
-        runs.say(f"both ways agree in fp32: {runs.about['agreement']}")
+        apart = runs.about["apart"] = disagreement(size, problem)
+        agree = runs.about["agree"] = apart["loss"] < AGREE
+        runs.say(f"the two {'agree' if agree else 'DO NOT AGREE'} in fp32, relative differences: {apart}")
         measure(runs, size, problem, Path(folder), given.rounds)
     runs.about["ratios"] = compare(runs.rows)
     runs.write()
     print(f"\n{runs.about['what']}; {runs.about['device']}\n\n{table(runs.rows)}\n")
     print("ratios to the plain step: " + ", ".join(f"{k} {v:.3g}" for k, v in runs.about["ratios"].items()))
     print(TARGETS)
+    if not agree:
+        sys.exit("the two do not compute the same: these times say nothing")
 
 
 if __name__ == "__main__":
