@@ -73,7 +73,9 @@ class _Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
         ctx.gain = gain
-        return nn.functional.conv_transpose2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
+        # Images keep their type: autocast would round G's at every doubling.
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.conv_transpose2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
