@@ -23,8 +23,6 @@ import threading
 import time
 import tomllib
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +44,6 @@ PATIENCE = 45.0
 """Seconds that a command has to end in order after SIGTERM."""
 END = 0.93
 """Share of the time after which methods are stopped too: the rest is for reports and packing."""
-PROBE = "import torch; print(torch.ones(2, device='cuda').sum().item(), torch.cuda.get_device_name())"
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
 """Of every command. TF32 in matrix products too: convolutions have it by default."""
 ROOM = 15 * 2**20
@@ -270,29 +267,6 @@ class Chain(threading.Thread):
         return inner.parts[0] == "cache" and (shipped or path.suffix in (".csv", ".png", ".json"))
 
 
-@contextmanager
-def one_scheduler(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Give an environment in which kernels of several processes run at once (CUDA MPS); as it is, where that fails.
-
-    By itself the GPU gives each process slices of time, in which a network of small kernels leaves most of it idle.
-    """
-    folder.mkdir(parents=True)
-    places = {name: str(folder) for name in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")}
-    control, there = ["nvidia-cuda-mps-control"], environment | places
-    try:
-        subprocess.run([*control, "-d"], env=there, check=True, capture_output=True, timeout=10)
-        found = subprocess.run([sys.executable, "-c", PROBE], env=there, check=True, capture_output=True, timeout=60)
-        print("MPS:", found.stdout.decode().strip(), flush=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"without MPS: {error}", flush=True)
-        there = environment
-    try:
-        yield there
-    finally:
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(control, env=environment | places, input=b"quit\n", capture_output=True, timeout=20)
-
-
 def print_ends(chains: list[Chain], room: int) -> None:
     """Print the end of the log of each chain that failed, within so many characters."""
     failed = [chain for chain in chains if chain.error]
@@ -326,7 +300,6 @@ def main() -> int:
     parser.add_argument("--only", default="", help="chains, as birds64,faces64")
     parser.add_argument("--seconds", type=float, default=450.0)
     parser.add_argument("--smoke", action="store_true", help="every path in a few steps")
-    parser.add_argument("--mps", action="store_true", help="let kernels of several processes run at once")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--commit", default="", help="of the code, where the checkout has no history")
     given = parser.parse_args()
@@ -335,18 +308,16 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     plan = tomllib.loads(given.plan.read_text(encoding="utf-8"))
     environment = {**os.environ, **ENVIRONMENT}
-    with one_scheduler(work / "mps", environment) if given.mps else nullcontext(environment) as there:
-        session = Session(plan, packs, work, out, given.seconds, given.smoke, given.device, there)
-        wanted = given.only.split(",") if given.only else [chain["name"] for chain in plan["chain"]]
-        chains = [Chain(session, chain) for chain in plan["chain"] if chain["name"] in wanted]
-        for chain in chains:
-            chain.start()
-        for chain in chains:
-            chain.join()
+    session = Session(plan, packs, work, out, given.seconds, given.smoke, given.device, environment)
+    wanted = given.only.split(",") if given.only else [chain["name"] for chain in plan["chain"]]
+    chains = [Chain(session, chain) for chain in plan["chain"] if chain["name"] in wanted]
+    for chain in chains:
+        chain.start()
+    for chain in chains:
+        chain.join()
     for chain in chains:
         chain.pack()
     told: dict[str, Any] = {"origin": origin(" ".join(sys.argv), os.cpu_count() or 1), "seconds": given.seconds}
-    told["mps"] = there != environment
     if given.commit:
         told["origin"]["commit"] = given.commit
     if torch.cuda.is_available():

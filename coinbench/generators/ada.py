@@ -220,7 +220,9 @@ def warp(images: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 3 3"]) -> F
     fine = fine @ constant(scaling, 0.5, 0.5) @ constant(translation, -_DELAY, -_DELAY)
     tall, wide = (height + 2 * _REACH) * 2, (width + 2 * _REACH) * 2
     unit = constant(scaling, 2 / x.shape[3], 2 / x.shape[2]) @ fine @ constant(scaling, wide / 2, tall / 2)
-    grid = nn.functional.affine_grid(_carried(unit[:, :2], images), [n, images.shape[1], tall, wide], align_corners=False)
+    grid = nn.functional.affine_grid(
+        _carried(unit[:, :2], images), [n, images.shape[1], tall, wide], align_corners=False
+    )
     sampled = _GridSample.apply(x, grid)
     return _coarser(images, height) @ sampled @ _coarser(images, width).t()
 
