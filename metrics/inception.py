@@ -19,7 +19,7 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import frechet, statistics
+from coinbench.metrics.frechet import compact, frechet, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
@@ -76,22 +76,6 @@ FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}")
 KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}")
 FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}")
 KD_FILE = _spec("kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}")
-
-
-def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
-    """Return features in an orthonormal basis of their span, in float64.
-
-    No distance between them changes, and of few images neither does it take the time of 2048 dimensions.
-
-    >>> (a,) = compact(np.array([[3.0, 0.0, 4.0]]))
-    >>> a.shape, float(abs(a[0, 0]))
-    ((1, 1), 5.0)
-    """
-    whole = [part.astype(np.float64) for part in parts]
-    if sum(map(len, whole)) >= whole[0].shape[1]:
-        return whole
-    basis = np.linalg.qr(np.concatenate(whole).T)[0]
-    return [part @ basis for part in whole]
 
 
 def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], width: int) -> float:
