@@ -133,7 +133,7 @@ class VisCoIN(CoIN):
         mean = problem.generator.mean_latent().detach().cpu().clone()
         if not config.omega:
             if len(mean) != width:
-                raise UsageError(f"method.omega=false: Φ is the latent vector, so set method.K={len(mean)}, got {width}")
+                raise UsageError(f"method.omega=false: Φ is the latent vector, set method.K={len(mean)}, got {width}")
             self.omega = nn.ModuleList(nn.Identity() for _ in range(styles))
             # Still what ‖w_x − w̄‖²₂ draws to; Φ alone is the latent.
             self.register_buffer("mean_latent", mean)
