@@ -149,11 +149,23 @@ def interval(rows: Sequence[Record]) -> tuple[float, float]:
     Below 5 seeds the deviation between seeds is not estimable, and the span of their intervals over images does not
     cover it.
     """
-    values = np.array([row.value for row in rows])
-    if len(rows) >= SEEDS:
-        from scipy import stats
-
-        half = float(stats.t.ppf(0.975, len(rows) - 1) * values.std(ddof=1) / math.sqrt(len(rows)))
-        return float(values.mean()) - half, float(values.mean()) + half
+    if over_seeds := interval_of(np.array([row.value for row in rows])):
+        return over_seeds
     ends = [end for row in rows for end in (row.low, row.high) if not math.isnan(end)]
     return (min(ends), max(ends)) if ends else (math.nan, math.nan)
+
+
+def interval_of(values: np.ndarray) -> tuple[float, float] | None:
+    """Return Student's 95 % interval of the mean of a number over seeds; None below 5 seeds.
+
+    >>> interval_of(np.array([1.0, 1.0, 2.0, 2.0])) is None
+    True
+    >>> [round(end, 3) for end in interval_of(np.array([1.0, 1.0, 2.0, 2.0, 1.5]))]
+    [0.879, 2.121]
+    """
+    if len(values) < SEEDS:
+        return None
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half

@@ -14,7 +14,7 @@ from coinbench.reports.paper_run import SEEDS, Measured, PaperRun, Variant
 from coinbench.reports.tables import title_of
 
 REPRODUCED, DIFFERS, APART, UNAVAILABLE = "reproduced", "differs", "not comparable", "unavailable"
-_BESIDE = {
+BESIDE = {
     "lpips_vgg": ("pd_p",),
     "fid": ("fd_p", "fd_f"),
     "visualisation_fid": ("visualisation_fd_f",),
@@ -156,7 +156,7 @@ class _Filled:
         found = []
         for variant in self._variants(row, shown):
             found.append(self._line(row, shown, variant))
-            for metric in _BESIDE.get(row.metric or "", ()):
+            for metric in BESIDE.get(row.metric or "", ()):
                 beside = self._line(_emptied(row, metric=metric, label=title_of(metric)), shown, variant)
                 found += [beside] if any(cell and cell.measured for cell in beside.cells) else []
         return found
@@ -214,8 +214,9 @@ class _Filled:
         (path,) = self.table.axis
         found = []
         for one in self.run.along(shown, self.table):
-            if (shown, one.variant) not in self.shown:
-                label = f"{path.rpartition('.')[2]} = {_text(setting_of(one.tree, path))}"
+            own = setting_of(one.tree, path)
+            if own is not None and (shown, one.variant) not in self.shown:
+                label = f"{path.rpartition('.')[2]} = {_text(own)}"
                 row = _emptied(self.table.rows[0], setting={})
                 found.append(self._line(row, shown, one.variant, label))
         return found
@@ -269,10 +270,10 @@ class _Filled:
     def _extra_columns(self) -> list[Column]:
         """Return columns that only the run fills: what stands beside a metric, and other settings of it."""
         found, own = [], self.table.where.metric or ""
-        measured = {metric: self.run.params(metric) for metrics in _BESIDE.values() for metric in metrics}
+        measured = {metric: self.run.params(metric) for metrics in BESIDE.values() for metric in metrics}
         for column in self.table.columns:
             # In a table of one such metric the columns are methods.
-            for metric in _BESIDE.get(column.metric or own, ()):
+            for metric in BESIDE.get(column.metric or own, ()):
                 title = title_of(metric) if column.metric else f"{column.title}, {title_of(metric)}"
                 beside = column.model_copy(update={"title": title, "metric": metric})
                 found += [beside] if measured[metric] else []

@@ -32,14 +32,15 @@ def body(found: SideBySide) -> tuple[list[str], list[list[str]], set[int]]:
     """Return headers, lines, and the lines before which a group ends."""
     by_dataset = len(found.lines[0].labels) > 1 or found.lines[0].labels[0] == found.lines[0].dataset
     headers = [*found.table.headers, "numbers", *found.columns]
-    lines, rules = [], set()
+    lines, rules, head = [], set(), ()
     for number, line in enumerate(found.lines):
         before = found.lines[number - 1] if number else None
         fresh = before is None or (line.dataset != before.dataset if by_dataset else not line.variant)
         if before and fresh:
             rules.add(number)
-        same = before is not None and line.labels == before.labels and line.dataset == before.dataset
-        labels = ["" if same and by_dataset else label for label in line.labels]
+        head = line.labels if fresh else head
+        alike = before is not None and line.labels == (before.labels if by_dataset else head)
+        labels = ["" if alike and not fresh else label for label in line.labels]
         if by_dataset and not fresh:
             labels[0] = ""
         source = _source(line) if by_dataset else f"{_source(line)}, {line.dataset}"
