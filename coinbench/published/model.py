@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from coinbench.errors import DataError, unknown
+from coinbench.errors import DataError, UsageError, unknown
 
 MISSING = "–"
 """What stands where the paper has no number."""
@@ -70,7 +70,10 @@ def _settings(texts: Any) -> Any:
 
     if not isinstance(texts, list):
         return texts
-    pairs = [parse(str(text)) for text in texts]
+    try:
+        pairs = [parse(str(text)) for text in texts]
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix("--set ")) from error
     found = {".".join(keys): value for keys, value in pairs}
     if len(found) < len(pairs):
         raise ValueError("a path is given twice")
