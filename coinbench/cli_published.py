@@ -154,8 +154,8 @@ def _ablations(place: Path, chosen: Any, method: str, as_json: bool, finished: F
             texts |= {f"{paper.key}-{one.name}.{kind}": paper_text.render(found, kind) for kind in paper_text.FORMATS}
             effects += ablation.effects(paper, wanted, run, shown)
         else:
-            texts[f"ablation-{one.name}.md"] = ablation.axis_lines(one.points, run.numbers, shown, method)
-        for plot in ablation.plots(one.name, one.title, one.points, run.numbers, shown, method):
+            texts[f"ablation-{one.name}.md"] = ablation.axis_lines(one.named, run.numbers, shown, method)
+        for plot in ablation.plots(one.name, one.title, one.named, run.numbers, shown, method):
             drawing.save(plot, place / "figures")
     if effects:
         texts["ablation-directions.md"] = ablation.as_text(effects)

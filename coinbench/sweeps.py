@@ -41,6 +41,11 @@ class Sweep:
     title: str
     points: tuple[Point, ...]
 
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Return label and variant of each point, as reports take them."""
+        return [(point.label, point.variant) for point in self.points]
+
 
 def tree_of(dataset: str, method: str, sets: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings of a method on a data set, as its preset and `sets` make them, in the form of a cell.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -62,13 +61,8 @@ class Effect:
         return SHOWS if (low > 0) == (self.published > 0) else REVERSED
 
 
-class Pointed(Protocol):
-    """A setting of an ablation."""
-
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def variant(self) -> str: ...  # noqa: D102
+Points = Sequence[tuple[str, str]]
+"""Label and variant of each setting of an ablation."""
 
 
 def effects(paper: Paper, table: PublishedTable, run: PaperRun, dataset: str) -> list[Effect]:
@@ -157,9 +151,9 @@ def _signed(value: float, decimals: int) -> str:
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def plots(name: str, title: str, points: Sequence[Pointed], numbers: Numbers, dataset: str, method: str) -> list[Plot]:
+def plots(name: str, title: str, points: Points, numbers: Numbers, dataset: str, method: str) -> list[Plot]:
     """Return the figures of an ablation: its metrics over the settings, and faithfulness against distance."""
-    series = [(point.label, Series(method, point.variant, point.label)) for point in points]
+    series = [(label, Series(method, variant, label)) for label, variant in points]
     panels = [panel for choices in _PANELS if (panel := _first(numbers, dataset, series, choices))]
     found = []
     if panels:
@@ -225,9 +219,9 @@ def _draw_trade(distance: _Panel, faithful: _Panel, series: Sequence[tuple[str, 
     return figure
 
 
-def axis_lines(points: Sequence[Pointed], numbers: Numbers, dataset: str, method: str) -> str:
+def axis_lines(points: Points, numbers: Numbers, dataset: str, method: str) -> str:
     """Return the numbers of a free axis as Markdown, a line for each setting."""
-    series = [(point.label, Series(method, point.variant, point.label)) for point in points]
+    series = [(label, Series(method, variant, label)) for label, variant in points]
     choices = [
         *(("accuracy", ""), _FAITHFULNESS, ("mse", "")),
         *((m, "") for m in ("lpips_vgg", "fid", "pd_p", "fd_p", "fd_f")),

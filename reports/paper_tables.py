@@ -162,12 +162,13 @@ class _Filled:
         return found
 
     def _variants(self, row: Line, shown: str) -> list[str]:
-        """Return the variants with a line of their own; "" where the run has none with the row's setting."""
+        """Return the variants with a line of their own; "" where the run has none such."""
         if row.setting:
             found = self._at(row, shown)
             return [found.variant if found else ""]
         methods = dict.fromkeys(self.table.address(row, column).method for column in self.columns)
-        return list(dict.fromkeys(v.variant for method in methods for v in self.run.plain(shown, method)))
+        found = [v.variant for method in methods for v in self.run.plain(shown, method)]
+        return list(dict.fromkeys(found)) or [""]
 
     def _main(self, row: Line) -> dict[str, Any]:
         name = _dataset(self.table, row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from functools import cache
 from importlib.resources import files
 
 import jinja2
@@ -109,11 +110,7 @@ def to_latex(found: SideBySide) -> str:
 def to_html(found: SideBySide) -> str:
     """Return the table as a page of its own, nothing loaded from outside."""
     headers, lines, rules = body(found)
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    source = files("coinbench.reports").joinpath("templates", "published.html.j2")
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
+    return _template().render(
         title=title_of(found),
         headers=headers,
         lines=lines,
@@ -122,6 +119,15 @@ def to_html(found: SideBySide) -> str:
         judged=verdicts(found) if found.judged else None,
         notes=found.notes,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    source = files("coinbench.reports").joinpath("templates", "published.html.j2")
+    return environment.from_string(source.read_text(encoding="utf-8"))
 
 
 _COLUMNS = (
