@@ -88,6 +88,7 @@ def test_the_interval_is_over_seeds_from_five_on_and_spans_their_own_below(tmp_p
 
 CHANGES = {
     "size": ("data.size=128", "data.size is 128, published with 256"),
+    "part": ("data.complete=false", "data.complete is off, published with on"),
     "limit": ("evaluation.limit=100", "evaluation.limit is 100, published with not set"),
     "steps": ("method.train.steps=10", "methods.viscoin.train.steps is 10, published with 100000"),
     "f": ("problem.classifier.net=resnet101", "problem.classifier.net is resnet101, published with resnet50"),
