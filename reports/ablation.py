@@ -54,9 +54,9 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """Tell whether the paper's direction shows: the whole range lies on its side of 0."""
+        """Tell whether the paper's direction shows: the whole range lies on its side of 0. One seed shows nothing."""
         low, high = self.ends
-        if self.published == 0 or low <= 0 <= high:
+        if self.published == 0 or len(self.changes) < 2 or low <= 0 <= high:
             return UNCLEAR
         return SHOWS if (low > 0) == (self.published > 0) else REVERSED
 
@@ -99,7 +99,11 @@ def _effects(
         if not changes:
             continue
         scale = 100.0 if address.percent else 1.0
-        title = column.title if metric == address.metric else title_of(metric)
+        own = metric == address.metric
+        title = column.title if own else title_of(metric)
+        # What stands beside the paper's metric has another size.
+        largest = Entry(value=max(map(abs, changes)), seeds=(), n=0)
+        decimals = max(one.decimals, other.decimals, 2) if own else significant([largest])
         found.append(
             Effect(
                 table=table.id,
@@ -107,10 +111,10 @@ def _effects(
                 metric=title,
                 published=one.value - other.value,
                 changes=tuple(scale * change for change in changes),
-                decimals=max(one.decimals, other.decimals, 2),
+                decimals=decimals,
             )
         )
-        if metric == address.metric:
+        if own:
             break
     return found
 
@@ -133,7 +137,7 @@ def as_text(found: Sequence[Effect]) -> str:
     headers = ["table", "setting", "metric", "change in the paper", "change here", "direction"]
     lines = [
         [
-            *(effect.table, effect.label, effect.metric, _signed(effect.published, effect.decimals)),
+            *(effect.table, effect.label, effect.metric, f"{effect.published:+.3g}".replace("-", "−")),
             f"{_signed(float(np.mean(effect.changes)), effect.decimals)} "
             f"[{', '.join(_signed(end, effect.decimals) for end in effect.ends)}]",
             effect.verdict,
@@ -142,7 +146,8 @@ def as_text(found: Sequence[Effect]) -> str:
     ]
     said = (
         "Changes are against the default with the same seed, in brackets the smallest and the largest over seeds, or "
-        "Student's 95 % interval from 5 seeds on; a direction is said where all of that lies on one side of 0."
+        "Student's 95 % interval from 5 seeds on; a direction is said where all of that lies on one side of 0, never "
+        "of one seed. PD-p, FD-p and FD-f are held against the paper's LPIPS and FID."
     )
     return "\n".join((*grid(headers, lines, 3), "", said, ""))
 
@@ -211,8 +216,8 @@ def _draw_trade(distance: _Panel, faithful: _Panel, series: Sequence[tuple[str, 
     both = [(x, y, s[0]) for x, y, s in zip(distance[1], faithful[1], series, strict=True) if x and y]
     axes.plot([x.value for x, _, _ in both], [y.value for _, y, _ in both], color=FAINT, linewidth=1.0, zorder=1)
     for x, y, label in both:
-        errors = {"xerr": np.array([_error(x)]).T, "yerr": np.array([_error(y)]).T}
-        axes.errorbar([x.value], [y.value], **errors, color=INK, marker="o", markersize=5, capsize=2)
+        across, up = np.array([_error(x)]).T, np.array([_error(y)]).T
+        axes.errorbar([x.value], [y.value], yerr=up, xerr=across, color=INK, marker="o", markersize=5, capsize=2)
         axes.annotate(label, (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=7)
     axes.set(xlabel=distance[0], ylabel=f"{faithful[0]}", title=dataset)
     axes.margins(0.15)

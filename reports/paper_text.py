@@ -33,7 +33,9 @@ def body(found: SideBySide) -> tuple[list[str], list[list[str]], set[int]]:
     """Return headers, lines, and the lines before which a group ends."""
     by_dataset = len(found.lines[0].labels) > 1 or found.lines[0].labels[0] == found.lines[0].dataset
     headers = [*found.table.headers, "numbers", *found.columns]
-    lines, rules, head = [], set(), ()
+    lines: list[list[str]] = []
+    rules: set[int] = set()
+    head: tuple[str, ...] = ()
     for number, line in enumerate(found.lines):
         before = found.lines[number - 1] if number else None
         fresh = before is None or (line.dataset != before.dataset if by_dataset else not line.variant)
@@ -44,15 +46,17 @@ def body(found: SideBySide) -> tuple[list[str], list[list[str]], set[int]]:
         labels = ["" if alike and not fresh else label for label in line.labels]
         if by_dataset and not fresh:
             labels[0] = ""
-        source = _source(line) if by_dataset else f"{_source(line)}, {line.dataset}"
+        # The label of a setting says all that its variant's name does.
+        source = _source(line, named=not any(row.setting for row in found.table.rows))
+        source = source if by_dataset else f"{source}, {line.dataset}"
         lines.append([*labels, source, *(_text(line, cell) for cell in line.cells)])
     return headers, lines, rules
 
 
-def _source(line: Printed) -> str:
+def _source(line: Printed, named: bool) -> str:
     if not line.variant:
         return "published"
-    return "measured" if line.variant in ("default", "none") else f"measured [{line.variant}]"
+    return f"measured [{line.variant}]" if named and line.variant not in ("default", "none") else "measured"
 
 
 def _text(line: Printed, cell: Cell | None) -> str:
