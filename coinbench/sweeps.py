@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coinbench import registry
@@ -12,7 +12,7 @@ from coinbench.errors import UsageError
 from coinbench.overrides import parse
 from coinbench.plan import Request, RunConfig, names, resolve
 from coinbench.published import Line, Paper, PublishedTable, find, label_of
-from coinbench.published.settings import Tree, carried, setting_of
+from coinbench.published.settings import Tree, called, carried, setting_of
 
 DEFAULT = "default"
 """Name of the variant that changes nothing; all ablations of a run share it."""
@@ -27,9 +27,12 @@ class Point:
     """One setting of an ablation."""
 
     label: str
+    """The paper's, or of the axis."""
     variant: str
     changes: tuple[str, ...]
     """As after --set; none for the default."""
+    here: str = ""
+    """The label with what is another at the size of the experiment; empty where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Sweep:
     @property
     def named(self) -> list[tuple[str, str]]:
         """Return label and variant of each point, as reports take them."""
-        return [(point.label, point.variant) for point in self.points]
+        return [(point.here or point.label, point.variant) for point in self.points]
 
 
 def tree_of(dataset: str, method: str, sets: Sequence[str] = ()) -> dict[str, Any]:
@@ -67,11 +70,10 @@ def of_table(paper: Paper, table: PublishedTable, base: Tree) -> Sweep:
         table: whose rows have settings.
         base: what the settings are carried over to.
     """
-    points = [
-        point_of(row.label, carried(row.setting, paper.main(table.datasets[0], table), base), base)
-        for row in table.rows
-        if not missing(row)
-    ]
+    points = []
+    for row in (row for row in table.rows if not missing(row)):
+        own = carried(row.setting, paper.main(table.datasets[0], table), base)
+        points.append(replace(point_of(row.label, own, base), here=called(row.label, row.setting, own)))
     return Sweep(label_of(table.id), table.title, tuple(points))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coinbench.published import Address, Column, Line, Paper, PublishedTable, Value
-from coinbench.published.settings import RULE, obstacle, setting_of
+from coinbench.published.settings import RULE, called, obstacle, setting_of
 from coinbench.reports.layout import describe, significant
 from coinbench.reports.paper_run import SEEDS, Measured, PaperRun, Variant
 from coinbench.reports.tables import title_of
@@ -201,7 +201,7 @@ class _Filled:
             cells.append(cell if value or found or verdict else None)
         if fixed:
             self.shown.add((shown, fixed.variant))
-            label = self._called(row, fixed)
+            label = called(row.label, row.setting, {path: setting_of(fixed.tree, path) for path in row.setting})
         # One data set has one name, unless the run gave it another.
         same = self.paper.datasets.get(shown) if self.run.datasets()[shown] == shown else None
         title = same.title if same else shown
@@ -221,15 +221,6 @@ class _Filled:
                 row = _emptied(self.table.rows[0], setting={})
                 found.append(self._line(row, shown, one.variant, label))
         return found
-
-    def _called(self, row: Line, variant: Variant) -> str:
-        """Return the label of a row with the settings that are others at the size of the run."""
-        moved = [
-            f"{path.rpartition('.')[2]} = {_text(own)}"
-            for path, value in row.setting.items()
-            if (own := setting_of(variant.tree, path)) != value
-        ]
-        return f"{row.label}: {', '.join(moved)}" if moved else row.label
 
     def _decimals(self, address: Address, found: Measured | None) -> int:
         """Return as many decimals as the paper prints of a metric at most; of other metrics three digits."""

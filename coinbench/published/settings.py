@@ -66,6 +66,20 @@ def _scaled(path: str, value: Any, main: Mapping[str, Any], base: Tree) -> Any:
     return float(f"{value * own / usual:.12g}")
 
 
+def called(label: str, setting: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Return the label of a setting with what of it is another at the size of an experiment.
+
+    >>> called("K = 512", {"method.K": 512}, {"method.K": 48})
+    'K = 512: K = 48'
+    """
+    moved = [f"{path.rpartition('.')[2]} = {_plain(own[path])}" for path in setting if own[path] != setting[path]]
+    return f"{label}: {', '.join(moved)}" if moved else label
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
 def obstacle(tree: Tree, conditions: Mapping[str, Any]) -> str:
     """Return the first setting of a cell that differs from the conditions; empty where none does.
 
