@@ -38,6 +38,7 @@ from coinbench.cli_options import (
 )
 from coinbench.cli_plan import plan, trial
 from coinbench.cli_pretrain import pretrain
+from coinbench.cli_published import ablate, repro, table
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
 
@@ -55,6 +56,9 @@ app.command()(pretrain)
 app.command()(doctor)
 app.command()(plan)
 app.command(hidden=True)(trial)
+app.command()(table)
+app.command()(repro)
+app.command()(ablate)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
