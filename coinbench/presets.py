@@ -319,13 +319,15 @@ PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
 
 
 def default_metrics(datasets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the metrics of a run that names none: all that need no download, and those that the paper's settings have.
+    """Return the metrics of a run that names none: those that are neither dear nor need a download, and those that the
+    paper's settings have.
 
     Raises:
         UsageError: a plug-in's metric cannot be imported.
     """
     named = presets_paper.METRICS if any(dataset in presets_paper.DATASETS for dataset in datasets) else ()
-    return tuple(name for name in registry.METRICS.names() if name in named or not registry.METRICS.load(name).needs)
+    loaded = {name: registry.METRICS.load(name) for name in registry.METRICS.names()}
+    return tuple(name for name, metric in loaded.items() if name in named or not (metric.needs or metric.on_request))
 
 
 def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:

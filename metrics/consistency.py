@@ -59,6 +59,8 @@ CONSISTENCY = MetricSpec(
         "untrained: the same method at initialisation, often far above 0.5 on small images, "
         "to be read with consistency_shift"
     ),
+    formula="mean over k of CC_k, the accuracy of the SVM of concept k on the 2N embeddings of its test pairs",
+    oracle="1: what a concept adds can be told in every image",
 )
 SHIFT = MetricSpec(
     name="consistency_shift",
@@ -72,6 +74,8 @@ SHIFT = MetricSpec(
         f"0 for a dead concept; {_MEAN}"
     ),
     null="untrained: the same method at initialisation; 0 for a decoder that ignores its concepts",
+    formula="mean over k of ‖mean x⁺ − mean x⁻‖ / ‖mean of both‖ of the embeddings",
+    oracle="well above the untrained one's; it has no best value",
 )
 DEAD = MetricSpec(
     name="dead_concepts",
@@ -85,6 +89,8 @@ DEAD = MetricSpec(
         f"with r_{{k,c}} > 0, or φ_k = 0 in all of them; {_MEAN}"
     ),
     null="untrained: the same method at initialisation",
+    formula="|{k: dead}| / K",
+    oracle="0",
 )
 
 
@@ -331,6 +337,10 @@ class Consistency(Metric):
 
     specs = (CONSISTENCY, SHIFT, DEAD)
     limit = "consistency_images"
+    cost = (
+        "K · 2N · (1 + λs) decodes with f's first blocks, for the method and for the untrained one; K · λs · (42 + "
+        "permutations) fits of an SVM on 2N embeddings, on as many threads as torch has"
+    )
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

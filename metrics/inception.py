@@ -19,7 +19,7 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import frechet, statistics
+from coinbench.metrics.frechet import FORMULA, frechet, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
@@ -58,7 +58,7 @@ _KID = (
 )
 
 
-def _spec(name: str, source: str, low: float, protocol: str) -> MetricSpec:
+def _spec(name: str, source: str, low: float, protocol: str, formula: str, oracle: str) -> MetricSpec:
     return MetricSpec(
         name=name,
         version=1,
@@ -68,14 +68,21 @@ def _spec(name: str, source: str, low: float, protocol: str) -> MetricSpec:
         source=source,
         protocol=protocol,
         null=_NULL,
+        formula=formula,
+        oracle=oracle,
     )
 
 
 _HEUSEL, _BINKOWSKI = "paper section 4, table 2a; Heusel et al. 2017, eq. 6", "Bińkowski et al. 2018, section 4"
-FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}")
-KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}")
-FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}")
-KD_FILE = _spec("kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}")
+_ZERO = "0: x̃ = x; the row of the train images is the floor of another sample of the same images"
+_MMD = "mean over subsets of the unbiased MMD² of the features of x and x̃ under (a·b / 2048 + 1)³"
+_BELOW = "0 for two samples of the same images; below 0 where x̃ = x, since they are pairs"
+FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}", FORMULA, _ZERO)
+KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}", _MMD, _BELOW)
+FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}", FORMULA, _ZERO)
+KD_FILE = _spec(
+    "kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}", _MMD, _BELOW
+)
 
 
 def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
