@@ -24,6 +24,14 @@ from coinbench.config import (
 )
 from coinbench.errors import UsageError
 
+FEWER: dict[str, Any] = {
+    "auc_ff_images": 200,
+    "leakage_images": 200,
+    "part_consistency_images": 50,
+    "activation_steps": 100,
+}
+"""What keeps the evaluation of a small experiment short; each is part of the protocol of its number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -70,7 +78,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
             perceptual=PerceptualConfig(net="parts" if scale.parts else "random"),
         ),
         methods={name: own[name](scale) if name in own else default(name) for name in methods},
-        evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
+        evaluation=EvaluationConfig(consistency_images=scale.consistency_images, **FEWER),
     )
 
 

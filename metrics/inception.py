@@ -23,7 +23,7 @@ from coinbench.metrics.frechet import FORMULA, frechet, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
-from coinbench.published_weights import find, folder
+from coinbench.published_weights import Found, find, folder
 from coinbench.results import Score
 from coinbench.rng import Rng
 from coinbench.statistics import resamples
@@ -101,6 +101,22 @@ def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]
     return [part @ basis for part in whole]
 
 
+def opened(evaluation: Evaluation) -> tuple[Found, Inception]:
+    """Return the file with the weights and the network with them, on the device of the images.
+
+    Raises:
+        DataError: the weights are not here, or damaged.
+    """
+    # Its package takes a second to import.
+    from coinbench.networks.inception import Inception
+
+    setting = "evaluation.weights.inception"
+    found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
+    network = Inception(found).to(evaluation.problem.device)
+    channels_last(network)
+    return found, network
+
+
 def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], width: int) -> float:
     """Return the unbiased squared MMD of two sets of equal size under (a·b / width + 1)³.
 
@@ -131,14 +147,8 @@ class InceptionDistances(Metric):
         """
         super().__init__(evaluation)
         problem = evaluation.problem
-        # Its package takes a second to import.
-        from coinbench.networks.inception import Inception
-
         try:
-            setting = "evaluation.weights.inception"
-            self._found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
-            self._network: Inception = Inception(self._found).to(problem.device)
-            channels_last(self._network)
+            self._found, self._network = opened(evaluation)
             with torch.no_grad():
                 mean = self._network(mean_image(problem.train)).cpu().numpy()
         except (DataError, ValueError) as error:
@@ -209,7 +219,7 @@ class InceptionDistances(Metric):
             a, b = compact(real, values)
             value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
             if arm == "method":
-                ends = _fid_interval(value, a, b, config)
+                ends = fid_interval(value, a, b, config)
             detail = "; ".join(filter(None, (foreign, few)))
             rows.append((FD_FILE if foreign else FID).score(value, ends, n=n, arm=arm, detail=detail))
             if n >= 4 and len(values) in (1, n):
@@ -219,7 +229,7 @@ class InceptionDistances(Metric):
         return rows
 
 
-def _fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
+def fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
     """Return value ± 1.96 standard deviations of resampled pairs.
 
     Few resamples, which tell a deviation and no percentile: each takes seconds at full size. They are biased upwards
