@@ -165,7 +165,7 @@ class ConceptFlags(Metric):
                 rows += [share, COUNT.score(share.value * K, ends, n=K, arm=arm, params=params, detail=detail)]
                 if arm == "method":
                     rows += [
-                        SHARE.score(value, n=len(index), params=params, subject=f"concept:{k}", detail=detail)
+                        SHARE.score(float(value), n=len(index), params=params, subject=f"concept:{k}", detail=detail)
                         for k, value in enumerate(values[:, 0])
                     ]
         return rows

@@ -217,7 +217,7 @@ class PartConsistency(Metric):
                 rows.append(summarise(HALF, best > 0.5, config, arm=arm, params=params, detail=detail))
                 rows += [
                     PART_CONSISTENCY.score(
-                        value,
+                        float(value),
                         n=len(found),
                         arm=arm,
                         params=params,
