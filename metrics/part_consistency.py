@@ -1,4 +1,4 @@
-"""Part consistency: does a concept add the same part to every image (paper section 4, table 12; docs/metrics.md 20)."""
+"""Part consistency: does a concept add the same part to every image (paper section 4, table 12; docs/metrics.md 18)."""
 
 from __future__ import annotations
 
