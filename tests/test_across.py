@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from coinbench.plan import Planned
 from coinbench.run import collect
 
 
-def planned(out: Path, seed: int, pooled: np.ndarray, **changes: object) -> Planned:
+def planned(out: Path, seed: int, pooled: np.ndarray, **changes: Any) -> Planned:
     """A measured cell with stored activations."""
     cell = tiny.make_cell(seed=seed, metrics=("concept_flags",), **changes)
     name = f"cell-{seed}-{cell.variant}"
@@ -40,7 +41,7 @@ def cells(tmp_path: Path) -> list[Planned]:
 
 def stability(out: Path) -> pd.DataFrame:
     table = results.read(out)
-    return table[table["metric"] == "concept_stability"]
+    return table.loc[table["metric"] == "concept_stability"]
 
 
 def test_seeds_of_one_method_are_compared(cells: list[Planned], tmp_path: Path) -> None:
@@ -70,9 +71,7 @@ def test_a_cell_without_records_is_left_out(cells: list[Planned], tmp_path: Path
     assert stability(tmp_path).empty
 
 
-def test_score_keeps_what_it_cannot_make(
-    cells: list[Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_score_keeps_what_it_cannot_make(cells: list[Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collect(cells, tmp_path)
     before = stability(tmp_path)
     monkeypatch.setattr(reports, "report", lambda out: None)

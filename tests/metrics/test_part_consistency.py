@@ -37,7 +37,7 @@ def relevant(problem):
 
 
 def test_each_planted_concept_adds_its_own_part(problem):
-    records, scores = measure(planted.Planted(problem.classifier), problem)
+    scores = measure(planted.Planted(problem.classifier), problem)[1]
     predicted = Truth.of(problem.test).predicted
     of_class = relevant(problem)
     covered = [k for k in range(planted.K) if np.isin(predicted, np.flatnonzero(of_class[:, k])).sum() >= 10]
@@ -125,6 +125,7 @@ def source(parts=(3, 2)):
 
 def test_a_data_set_tells_the_values_of_its_parts():
     told = source().attributes()
+    assert told is not None
     assert told.names == ("part 0: 0", "part 0: 1", "part 0: 2", "part 1: 0", "part 1: 1")
     np.testing.assert_array_equal(told.values[:3], [[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0]])
     assert source(parts=()).attributes() is None
