@@ -153,6 +153,11 @@ def test_a_trained_network_is_read_from_the_cache_and_learns_only_what_is_told(t
     assert (tmp_path / "parts" / stage.digest / "weights.safetensors").is_file()
     again = make("parts", cell, Cache(tmp_path), torch.device("cpu"), Log(tmp_path))
     assert tiny.same_state(stage.network, again.network)
+    here, config = tiny.make_problem(), cell.problem.classifier
+    parts = Parts(source(), stage.digest, lambda n: build_classifier(config, n, tiny.CHANNELS, tiny.SIZE))
+    judge, images = parts.judge(here, Cache(tmp_path)), here.test.take(np.arange(4)).images
+    torch.testing.assert_close(judge(images), stage.network.eval()(images).logits.sigmoid())
+    assert judge.origin == "a network trained on the attributes"
     monkeypatch.setattr("coinbench.pretrain.open_source", lambda *_: source(parts=()))
     with pytest.raises(UsageError, match="does not tell the parts"):
         make("parts", cell, Cache(tmp_path), torch.device("cpu"), Log(tmp_path))
