@@ -220,7 +220,7 @@ class InceptionDistances(Metric):
             a, b = compact(real, values)
             value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
             if arm == "method":
-                ends = fid_interval(value, a, b, config)
+                ends = _fid_interval(value, a, b, config)
             detail = "; ".join(filter(None, (foreign, few)))
             rows.append((FD_FILE if foreign else FID).score(value, ends, n=n, arm=arm, detail=detail))
             if n >= 4 and len(values) in (1, n):
@@ -230,7 +230,7 @@ class InceptionDistances(Metric):
         return rows
 
 
-def fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
+def _fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
     """Return value ± 1.96 standard deviations of resampled pairs.
 
     Few resamples, which tell a deviation and no percentile: each takes seconds at full size. They are biased upwards
