@@ -93,7 +93,10 @@ def _describe(registry: Registry, name: str) -> str:
                 f"  source: {spec.source}",
                 f"  protocol: {spec.protocol}",
                 f"  null: {spec.null}",
+                *([f"  oracle: {spec.oracle}"] if spec.oracle else []),
             ]
+        if entry.truth:
+            lines.append("applies to data sets that can draw their images with other parts: " + ", ".join(_with_truth()))
         return "\n".join(lines)
     if registry is METHODS:
         # Each origin of settings on a line of its own.
@@ -102,6 +105,10 @@ def _describe(registry: Registry, name: str) -> str:
     prefix = {CLASSIFIERS.kind: "problem.classifier.", GENERATORS.kind: "problem.generator."}.get(registry.kind, "")
     lines += ["settings:", *_fields(entry.config, prefix)]
     return "\n".join(lines)
+
+
+def _with_truth() -> list[str]:
+    return [name for name in PROBLEMS.names() if PROBLEMS.load(name).truth]
 
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

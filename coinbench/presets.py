@@ -321,11 +321,23 @@ PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
 def default_metrics(datasets: tuple[str, ...]) -> tuple[str, ...]:
     """Return the metrics of a run that names none: all that need no download, and those that the paper's settings have.
 
+    Those that do not apply to any of the data sets are left out.
+
     Raises:
         UsageError: a plug-in's metric cannot be imported.
     """
     named = presets_paper.METRICS if any(dataset in presets_paper.DATASETS for dataset in datasets) else ()
-    return tuple(name for name in registry.METRICS.names() if name in named or not registry.METRICS.load(name).needs)
+    chosen = [name for name in registry.METRICS.names() if name in named or not registry.METRICS.load(name).needs]
+    return tuple(name for name in chosen if any(applies(name, dataset) for dataset in datasets))
+
+
+def applies(metric: str, dataset: str) -> bool:
+    """Tell whether a metric can be measured on a data set, whatever its settings.
+
+    Raises:
+        UsageError: a name is unknown, or its plug-in cannot be imported.
+    """
+    return registry.PROBLEMS.load(dataset).truth or not registry.METRICS.load(metric).truth
 
 
 def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from coinbench.models import Classifier, ImageGenerator
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
+from coinbench.truth import GroundTruth
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Problem:
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""
+    truth: GroundTruth | None = None
+    """Draws the images anew with other parts, where the data set can."""
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
