@@ -96,7 +96,9 @@ def _describe(registry: Registry, name: str) -> str:
                 *([f"  oracle: {spec.oracle}"] if spec.oracle else []),
             ]
         if entry.truth:
-            lines.append("applies to data sets that can draw their images with other parts: " + ", ".join(_with_truth()))
+            lines.append(
+                "applies to data sets that can draw their images with other parts: " + ", ".join(_with_truth())
+            )
         return "\n".join(lines)
     if registry is METHODS:
         # Each origin of settings on a line of its own.

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.ensemble import RandomForestClassifier
-from torch import Tensor
 
-from coinbench.bank import ConceptBank
 from coinbench.concepts import Concepts
 from coinbench.config import EvaluationConfig
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records

@@ -48,16 +48,17 @@ class Oracle(CoIN):
         self.register_buffer("theta", theta)
         self.register_buffer("bias", bias)
         splits = (problem.train, problem.val, problem.test)
-        self._index = np.concatenate([split.index for split in splits])
-        untouched = ~_touched(self.truth, problem.test.index[:64], self.size)
-        self._untouched = untouched
-        self._scenes = np.concatenate([split.pixels[:, untouched] for split in splits]).reshape(len(self._index), -1)
+        index = np.concatenate([split.index for split in splits])
+        self.untouched = ~_touched(self.truth, problem.test.index[:64], self.size)
+        ring = np.concatenate([split.pixels[:, self.untouched] for split in splits]).reshape(len(index), -1)
+        order = np.argsort(index)
+        self._index, self._ring = index[order], ring[order]
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
         """Return the parts of the bird as concepts, and its scene as Φ′."""
         pixels = to_uint8(images)
         index = self.scene(pixels)
-        phi = torch.from_numpy(self._indicators(self.parts(pixels, index))).to(images.device)
+        phi = torch.from_numpy(self.indicators(self.parts(pixels, index))).to(images.device)
         support = torch.from_numpy(index.astype(np.float32))[:, None].to(images.device)
         return Concepts(phi[:, :, None], phi, support)
 
@@ -68,9 +69,7 @@ class Oracle(CoIN):
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
         """Draw what the concepts say into the scene."""
         assert concepts.support is not None
-        named = concepts.support[:, 0].round().long().cpu().numpy()
-        rows = np.searchsorted(np.sort(self._index), named).clip(0, len(self._index) - 1)
-        index = np.sort(self._index)[rows]
+        index = self._index[self._rows(concepts.support[:, 0].round().long().cpu().numpy())]
         blocks = concepts.phi.amax(2).split(self.counts, 1)
         chosen = [torch.where(block.amax(1) > 0, block.argmax(1), -1) for block in blocks]
         factors = torch.stack(chosen, 1).cpu().numpy()
@@ -79,16 +78,21 @@ class Oracle(CoIN):
     def scene(self, pixels: UInt8[np.ndarray, "B H W C"]) -> Int[np.ndarray, "B"]:
         """Return the scene whose untouched pixels are nearest."""
         # Near ones by a matrix product, whose rounding would hide small differences; of these the nearest, exactly.
-        seen = pixels[:, self._untouched].reshape(len(pixels), -1)
-        a, b = seen.astype(np.float32) - 128, self._scenes.astype(np.float32) - 128
+        seen = pixels[:, self.untouched].reshape(len(pixels), -1)
+        a, b = seen.astype(np.float32) - 128, self._ring.astype(np.float32) - 128
         distance = (b * b).sum(1)[None] - 2 * a @ b.T
         near = np.argpartition(distance, min(_NEAR, len(b)) - 1, axis=1)[:, :_NEAR]
-        gap = np.abs(self._scenes[near].astype(np.int32) - seen[:, None].astype(np.int32)).sum(2)
+        gap = np.abs(self._ring[near].astype(np.int32) - seen[:, None].astype(np.int32)).sum(2)
         return self._index[near[np.arange(len(near)), gap.argmin(1)]]
 
-    def parts(
-        self, pixels: UInt8[np.ndarray, "B H W C"], index: Int[np.ndarray, "B"]
-    ) -> Int[np.ndarray, "B parts"]:
+    def ring(self, index: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B d"]:
+        """Return the pixels of scenes that no part touches."""
+        return self._ring[self._rows(index)].astype(np.int64)
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._index, index).clip(0, len(self._index) - 1)
+
+    def parts(self, pixels: UInt8[np.ndarray, "B H W C"], index: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B parts"]:
         """Return the parts, -1 for a neutral one, whose drawing in these scenes is the picture, or nearest to it."""
         factors = self.truth.factors[index]
         error = self._error(pixels, index, factors)
@@ -110,7 +114,8 @@ class Oracle(CoIN):
         drawn = self.truth.images(index, self.size, factors)
         return np.square(drawn.astype(np.int32) - pixels).sum((1, 2, 3))
 
-    def _indicators(self, factors: np.ndarray) -> Float[np.ndarray, "B K"]:
+    def indicators(self, factors: Int[np.ndarray, "B parts"]) -> Float[np.ndarray, "B K"]:
+        """Return 1 where a part has a value, as concepts; 0 in all those of a neutral part."""
         columns = [part[:, None] == np.arange(count) for part, count in zip(factors.T, self.counts, strict=True)]
         return np.concatenate(columns, 1).astype(np.float32)
 

@@ -1,0 +1,122 @@
+"""All metrics of one entrant, as numbers by name; settings of a short evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from coinbench import registry
+from coinbench.bank import build_bank
+from coinbench.cache import Cache
+from coinbench.coin import CoIN
+from coinbench.config import EvaluationConfig
+from coinbench.evaluate import measure
+from coinbench.log import Log
+from coinbench.metric import Evaluation, Metric
+from coinbench.problem import Batch, Problem, Split
+from coinbench.results import Score
+from coinbench.rng import Rng
+
+SETTINGS = {
+    "taus": (0.2,),
+    "lambdas": (2.0,),
+    "sparsity_thresholds": (0.2,),
+    "faithfulness_images": 40,
+    "consistency_images": 12,
+    "random_draws": 2,
+    "permutations": 5,
+    "bootstrap": 100,
+    "part_images": 200,
+    "locality_images": 8,
+    "use_images": 80,
+}
+"""Of an evaluation of seconds: the audit makes two dozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all entrants are measured on and with."""
+
+    problem: Problem
+    metrics: tuple[str, ...]
+    config: EvaluationConfig
+    untrained: Callable[[], CoIN]
+    """The control of metrics that compare with a method at initialisation."""
+    cache: Cache
+    stop: Callable[[], None] = lambda: None
+
+    def scores(self, coin: CoIN, seed: int | None = None, arrange: Callable[[Split], Split] | None = None) -> Measured:
+        """Measure one entrant.
+
+        Args:
+            coin: the entrant.
+            seed: of the evaluation; default: that of the settings.
+            arrange: gives the test split in another order.
+        """
+        config = self.config if seed is None else self.config.model_copy(update={"seed": seed})
+        problem = self.problem if arrange is None else replace(self.problem, test=arrange(self.problem.test))
+        return self._scores(coin, problem, config)
+
+    @torch.no_grad()
+    def _scores(self, coin: CoIN, problem: Problem, config: EvaluationConfig) -> Measured:
+        with TemporaryDirectory(prefix="coinbench-audit-") as folder:
+            evaluation = Evaluation(
+                coin=coin,
+                problem=problem,
+                config=config,
+                rng=Rng(config.seed).child("evaluation"),
+                bank=build_bank(coin, problem, problem.train.batches(config.batch)),
+                untrained=self.untrained,
+                log=Log(Path(folder)),
+                cache=self.cache,
+            )
+            failures: dict[str, str] = {}
+            metrics: dict[str, Metric] = {}
+            for name in self.metrics:
+                metrics[name] = registry.METRICS.load(name)(evaluation)
+            found = measure(metrics, evaluation, failures)
+        return Measured(found, failures)
+
+
+class Measured:
+    """Rows of one entrant."""
+
+    def __init__(self, scores: Sequence[Score], failures: dict[str, str]) -> None:
+        """Keep the rows about the whole."""
+        self.failures = failures
+        self.rows = [score for score in scores if score.subject == "all"]
+
+    def values(self) -> dict[str, float]:
+        """Return the method's number by name, "faithfulness tau=0.2" where it has settings."""
+        return {_name(row): row.value for row in self.rows if row.arm == "method"}
+
+    def nulls(self) -> dict[str, dict[str, float]]:
+        """Return what the metric's own controls say, by name and arm."""
+        found: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            if row.arm != "method":
+                found.setdefault(_name(row), {})[row.arm] = row.value
+        return found
+
+    def better(self) -> dict[str, bool | None]:
+        """Return which direction is better, by name."""
+        return {_name(row): row.higher_is_better for row in self.rows if row.arm == "method"}
+
+
+def _name(row: Score) -> str:
+    return f"{row.metric} {row.params}".strip()
+
+
+def reordered(split: Split) -> Split:
+    """Return a split whose images come in another order."""
+    return split.subset(Rng(1).child("order").numpy().permutation(len(split)))
+
+
+def some(split: Split, n: int, rng: Rng) -> Split:
+    """Return at most n images of a split, chosen by index."""
+    return split.subset(rng.child("audit", split.name).choose(split.index, n))
