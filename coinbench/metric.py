@@ -47,8 +47,10 @@ class MetricSpec:
     """Value range, split, backbone, what is averaged: all that makes two numbers comparable."""
     null: str = ""
     """What the null arm is, and which value chance gives."""
+    formula: str = ""
+    """The number in the paper's symbols; "" where the protocol says it all."""
     oracle: str = ""
-    """What a method that knows the truth scores (`coinbench audit` measures it)."""
+    """What a method without fault scores."""
 
     def score(
         self,
@@ -118,6 +120,10 @@ class Metric(ABC):
     apply, and is not measured."""
     limit: ClassVar[str] = ""
     """Setting of the evaluation beyond which more test images cost this metric no more; "" where each one costs."""
+    cost: ClassVar[str] = ""
+    """Passes through the networks beyond those that all metrics share, and what grows them."""
+    on_request: ClassVar[bool] = False
+    """Measured only where it is named, or a preset has it: for what takes as long as all other metrics together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass.
@@ -143,6 +149,19 @@ class Metric(ABC):
     @abstractmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
         """Return the rows of results: a pure function of the records."""
+
+    @staticmethod
+    def across(cells: Sequence[Records], config: EvaluationConfig) -> list[list[Score]]:
+        """Return the rows of numbers that need the records of several seeds of one method; here there are none.
+
+        Args:
+            cells: records of each seed, two or more, rising.
+            config: of the evaluation.
+
+        Returns:
+            rows of each of `cells`.
+        """
+        return [[] for _ in cells]
 
 
 def collect(parts: Sequence[Mapping[str, np.ndarray]], by: tuple[str, ...] = ("index",)) -> Records:

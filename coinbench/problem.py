@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from coinbench.models import Classifier, ImageGenerator
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
 from coinbench.truth import GroundTruth
+
+if TYPE_CHECKING:
+    from coinbench.part_judge import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ class Problem:
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""
+    parts: Parts | None = None
+    """What is known of f_part, the judge of part consistency; None where there is no data set behind the splits."""
     truth: GroundTruth | None = None
     """Draws the images anew with other parts, where the data set can."""
 

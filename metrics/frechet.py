@@ -30,6 +30,8 @@ _NULL = (
     "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
     "(all, where there are fewer) in the place of x̃"
 )
+FORMULA = "‖μ − μ̃‖² + tr(C + C̃ − 2 (C C̃)^½), mean and covariance of the features of x and of x̃"
+_ORACLE = "0: x̃ = x; the row of the train images is the floor of another sample of the same images"
 
 FD_P = MetricSpec(
     name="fd_p",
@@ -40,6 +42,8 @@ FD_P = MetricSpec(
     source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: spatial mean of the last map of the perceptual net p; {_PROTOCOL}",
     null=_NULL,
+    formula=FORMULA,
+    oracle=_ORACLE,
 )
 FD_F = MetricSpec(
     name="fd_f",
@@ -50,6 +54,8 @@ FD_F = MetricSpec(
     source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: embedding of the classifier f shared by all methods; {_PROTOCOL}",
     null=_NULL,
+    formula=FORMULA,
+    oracle=_ORACLE,
 )
 
 
@@ -114,6 +120,7 @@ class FrechetDistance(Metric):
     """Features of x and x̃, of the mean training image, and of training images."""
 
     specs = (FD_P, FD_F)
+    cost = "one pass of f and of p over x, x̃ and as many training images; d³ for d features in each resample"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from coinbench import registry
@@ -18,7 +17,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.evaluate import measure
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric
-from coinbench.problem import Batch, Problem, Split
+from coinbench.problem import Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
 

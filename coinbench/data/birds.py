@@ -121,6 +121,10 @@ class Birds(Source):
         """Return where each part covers `MASK_COVERAGE` of a pixel or more; empty for a cap that is "none"."""
         return self.coverage(index, size, factors) >= MASK_COVERAGE
 
+    def attribute_name(self, part: int, value: int) -> str:
+        """Return what a value of a part is called, as "eye colour: red"."""
+        return f"{PART_NAMES[part]}: {self.part_values[part][value]}"
+
     def with_part(self, index: np.ndarray, part: str, value: str) -> Int[np.ndarray, "n parts"]:
         """Return the factors of the images at `index` with one part changed.
 
