@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from coinbench.bank import class_means
@@ -37,45 +37,52 @@ USE = MetricSpec(
         "mean over the classes that g predicts; 95 % percentile bootstrap over classes"
     ),
     null="permuted: the parts of the relevance permuted, mean over all permutations, which is 0 exactly",
-    oracle="1, but for what is not additive in f and for the sample of images: 0.99 and more",
+    oracle="1",
 )
 
 
-def log_odds(logits: Float[Tensor, "B Y"], target: torch.Tensor) -> Float[Tensor, "B"]:
-    """Return log p / (1 − p) of the class `target`, p = softmax(logits).
+def log_odds(logits: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
+    """Return log p / (1 − p) of each class, p = softmax(logits).
 
-    >>> log_odds(torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([0])).tolist()
-    [0.0]
+    >>> log_odds(torch.tensor([[0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)).tolist()
+    [[0.0, 0.0], [2.0, -2.0]]
     """
-    others = logits.scatter(1, target[:, None], -torch.inf)
-    return logits.gather(1, target[:, None])[:, 0] - others.logsumexp(1)
+    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits - logits[:, None].masked_fill(own, -torch.inf).logsumexp(2)
 
 
 @torch.no_grad()
-def part_values(problem: Problem, index: np.ndarray, target: np.ndarray, batch: int) -> list[Float[np.ndarray, "n v"]]:
-    """Return, for each part, f's log-odds of `target` [n] on the images at `index` redrawn with each of its values."""
+def part_effects(
+    problem: Problem, index: Int[np.ndarray, "n"], factors: Int[np.ndarray, "n parts"], batch: int
+) -> list[Float[np.ndarray, "n values Y"]]:
+    """Return, for each part, what each of its values does to f's log-odds of every class, its mean over values being 0.
+
+    Args:
+        problem: of a data set with a ground truth.
+        index: scenes.
+        factors: the parts of the birds in them; one part at a time is redrawn.
+        batch: images in a pass of f.
+    """
     truth, device = problem.truth, problem.device
     assert truth is not None
-    own = truth.factors[index]
 
-    def seen(factors: np.ndarray) -> np.ndarray:
+    def seen(rows: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
         found = []
-        for start in range(0, len(index), batch):
-            some = slice(start, start + batch)
-            images = to_float(truth.images(index[some], problem.size, factors[some])).to(device)
-            of = torch.from_numpy(target[some]).to(device)
-            found.append(log_odds(problem.classifier(images).logits.double(), of).cpu().numpy())
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
+            images = to_float(truth.images(index[some], problem.size, redrawn[some])).to(device)
+            found.append(log_odds(problem.classifier(images).logits.double()).cpu().numpy())
         return np.concatenate(found)
 
-    now, found = seen(own), []
+    now, found = seen(np.arange(len(index)), factors), []
     for part, values in enumerate(truth.part_values):
-        table = np.tile(now[:, None], (1, len(values)))
+        table = np.repeat(now[:, None], len(values), axis=1)
         for value in range(len(values)):
             # With its own value an image is what it was.
-            other = own[:, part] != value
-            if other.any():
-                table[:, value] = np.where(other, seen(changed(own, part, value)), now)
-        found.append(table)
+            rows = np.flatnonzero(factors[:, part] != value)
+            if len(rows):
+                table[rows, value] = seen(rows, changed(factors, part, value))
+        found.append(table - table.mean(1, keepdims=True))
     return found
 
 
@@ -115,9 +122,10 @@ class PartUse(Metric):
         relevance = torch.cat([trace.relevance.cpu() for trace in seen]).double().numpy()
         predicted = torch.cat([trace.predicted.cpu() for trace in seen])
         evaluation.log.check()
-        tables = part_values(problem, test.index[rows], predicted.numpy(), config.batch)
-        own = truth.factors[test.index[rows]]
-        use = np.stack([t[np.arange(len(t)), own[:, p]] - t.mean(1) for p, t in enumerate(tables)], 1)
+        index, each = test.index[rows], np.arange(len(rows))
+        own = truth.factors[index]
+        effects = part_effects(problem, index, own, config.batch)
+        use = np.stack([e[each, own[:, p], predicted.numpy()] for p, e in enumerate(effects)], 1)
         use /= np.maximum(np.abs(use).max(1, keepdims=True), 1e-12)
         of_parts = relevance @ (found.followed[:, None] == np.arange(use.shape[1])).astype(np.float64)
         counts = np.bincount(predicted, minlength=problem.n_classes)

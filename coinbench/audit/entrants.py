@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from coinbench.audit.oracle import Oracle
@@ -128,11 +128,10 @@ class ClassLogits(_Around):
     """Concept c is g's probability of class c; `decode` draws the usual bird of the largest."""
 
     def __init__(self, oracle: Oracle) -> None:
-        """Find the usual bird of each class: the parts that speak most for it."""
+        """Find the usual bird of each class."""
         super().__init__(oracle)
-        self.n_concepts = oracle.theta.shape[1]
-        blocks = oracle.theta.split(oracle.counts)
-        self._usual = torch.cat([nn.functional.one_hot(b.argmax(0), len(b)).float() for b in blocks], 1)
+        self.n_concepts = oracle.classifier.n_classes
+        self._usual = torch.from_numpy(oracle.indicators(oracle.usual()))
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
         """Return softmax g(x), and the scene."""
@@ -163,7 +162,7 @@ class AllEqual(_Around):
 
     def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
         """Return logits that are largest for the class that the mean names."""
-        named = torch.arange(1.0, self.oracle.theta.shape[1] + 1, device=concepts.pooled.device)
+        named = torch.arange(1.0, self.classifier.n_classes + 1, device=concepts.pooled.device)
         return -5 * (concepts.pooled.mean(1, keepdim=True) - named).square()
 
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
-from coinbench.metrics.part_use import part_values
+from coinbench.metrics.part_use import part_effects
 from coinbench.problem import Problem, to_float, to_uint8
 from coinbench.truth import GroundTruth, changed
 
@@ -21,32 +21,26 @@ _SWEEPS = 4
 """Rounds over the parts of a picture that is not yet explained."""
 _NEAR = 4
 """Scenes whose distance is computed exactly."""
+_BATCH = 256
+"""Images in a pass of f."""
 
 
 class Oracle(CoIN):
     """Concept k says whether part p has value v: φ_k is 1 or 0. Φ′ names the scene.
 
     `decode` draws for each part the value with the largest φ_k: more than 1 changes nothing more (it saturates), and a
-    part whose concepts are all 0 is drawn neutral. g is linear.
-
-    Args:
-        problem: of a data set with a ground truth.
-        theta: Θ_W [K, Y].
-        bias: [Y].
+    part whose concepts are all 0 is drawn neutral. g is f on what `decode` draws. A drawing has no derivative: in its
+    place stands the exact change of f's log-odds when a part is redrawn, over the mean of all its values.
     """
 
-    theta: Tensor
-    bias: Tensor
-
-    def __init__(self, problem: Problem, theta: Float[Tensor, "K Y"], bias: Float[Tensor, "Y"]) -> None:
-        """Learn the scenes of all splits."""
+    def __init__(self, problem: Problem) -> None:
+        """Learn the scenes of all splits of a data set with a ground truth."""
         super().__init__()
         assert problem.truth is not None
         self.classifier, self.truth, self.size = problem.classifier, problem.truth, problem.size
         self.counts = [len(values) for values in self.truth.part_values]
         self.n_concepts = sum(self.counts)
-        self.register_buffer("theta", theta)
-        self.register_buffer("bias", bias)
+        self._problem, self._effects = problem, {}
         splits = (problem.train, problem.val, problem.test)
         index = np.concatenate([split.index for split in splits])
         self.untouched = ~_touched(self.truth, problem.test.index[:64], self.size)
@@ -63,17 +57,38 @@ class Oracle(CoIN):
         return Concepts(phi[:, :, None], phi, support)
 
     def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
-        """Return Θ_Wᵀ φ + b."""
-        return concepts.pooled @ self.theta + self.bias
+        """Return f's logits of the drawing, with the exact effects of the parts as their derivative."""
+        index, factors = self._named(concepts)
+        with torch.no_grad():
+            logits = self.classifier(self._drawn(index, factors).to(concepts.phi.device)).logits
+        if not concepts.pooled.requires_grad:
+            return logits
+        effects = torch.from_numpy(self._effects_of(index, factors)).to(logits)
+        return logits + torch.einsum("bk,bky->by", concepts.pooled - concepts.pooled.detach(), effects)
 
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
         """Draw what the concepts say into the scene."""
+        return self._drawn(*self._named(concepts)).to(concepts.phi.device)
+
+    def _named(self, concepts: Concepts) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scenes that Φ′ names and the parts that Φ names."""
         assert concepts.support is not None
         index = self._index[self._rows(concepts.support[:, 0].round().long().cpu().numpy())]
-        blocks = concepts.phi.amax(2).split(self.counts, 1)
+        blocks = concepts.phi.detach().amax(2).split(self.counts, 1)
         chosen = [torch.where(block.amax(1) > 0, block.argmax(1), -1) for block in blocks]
-        factors = torch.stack(chosen, 1).cpu().numpy()
-        return to_float(self.truth.images(index, self.size, factors)).to(concepts.phi.device)
+        return index, torch.stack(chosen, 1).cpu().numpy()
+
+    def _drawn(self, index: np.ndarray, factors: np.ndarray) -> Float[Tensor, "B C H W"]:
+        return to_float(self.truth.images(index, self.size, factors))
+
+    def _effects_of(self, index: np.ndarray, factors: np.ndarray) -> Float32[np.ndarray, "B K Y"]:
+        """Return what each concept does to f's log-odds, measured once for each picture."""
+        keys = [(int(i), row.tobytes()) for i, row in zip(index, factors, strict=True)]
+        new = [row for row, key in enumerate(keys) if key not in self._effects]
+        if new:
+            found = np.concatenate(part_effects(self._problem, index[new], factors[new], _BATCH), 1)
+            self._effects |= {keys[row]: table for row, table in zip(new, found.astype(np.float32), strict=True)}
+        return np.stack([self._effects[key] for key in keys])
 
     def scene(self, pixels: UInt8[np.ndarray, "B H W C"]) -> Int[np.ndarray, "B"]:
         """Return the scene whose untouched pixels are nearest."""
@@ -84,6 +99,12 @@ class Oracle(CoIN):
         near = np.argpartition(distance, min(_NEAR, len(b)) - 1, axis=1)[:, :_NEAR]
         gap = np.abs(self._ring[near].astype(np.int32) - seen[:, None].astype(np.int32)).sum(2)
         return self._index[near[np.arange(len(near)), gap.argmin(1)]]
+
+    def usual(self) -> Int[np.ndarray, "Y parts"]:
+        """Return the most frequent value of each part in each class, over the training images."""
+        train = self._problem.train
+        own = [self.truth.factors[train.index[train.labels == y]] for y in range(self._problem.n_classes)]
+        return np.array([[np.bincount(part).argmax() for part in factors.T] for factors in own])
 
     def ring(self, index: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B d"]:
         """Return the pixels of scenes that no part touches."""
@@ -128,36 +149,3 @@ def _touched(truth: GroundTruth, index: np.ndarray, size: int) -> np.ndarray:
         factors = np.tile([min(value, len(v) - 1) for v in truth.part_values], (len(index), 1))
         found |= (truth.coverage(index, size, factors) > 0).any((0, 1))
     return found
-
-
-@torch.no_grad()
-def fit_oracle(problem: Problem, per_class: int = 20, batch: int = 256) -> Oracle:
-    """Return the oracle whose g is what f makes of the parts, measured by redrawing training images.
-
-    Θ_W of (p, v) and class c: how much f's log-odds of c rise when p is redrawn as v, over the mean of the values of p,
-    in training images that f calls c.
-
-    Args:
-        problem: of a data set with a ground truth.
-        per_class: training images of each class.
-        batch: images in a pass of f.
-    """
-    assert problem.truth is not None
-    predicted = torch.cat([problem.classifier(b.images).logits.argmax(1).cpu() for b in problem.train.batches(batch)])
-    columns, bias = [], []
-    for c in range(problem.n_classes):
-        rows = np.flatnonzero(predicted.numpy() == c)[:per_class]
-        if not len(rows):
-            columns.append(np.zeros(sum(len(values) for values in problem.truth.part_values)))
-            bias.append(-20.0)
-            continue
-        index = problem.train.index[rows]
-        tables = part_values(problem, index, np.full(len(rows), c), batch)
-        effects = [table.mean(0) - table.mean() for table in tables]
-        own = problem.truth.factors[index]
-        level = np.mean([table[np.arange(len(rows)), own[:, p]] for p, table in enumerate(tables)])
-        shown = sum(effect[own[:, p]].mean() for p, effect in enumerate(effects))
-        columns.append(np.concatenate(effects))
-        bias.append(level - float(shown))
-    theta = torch.from_numpy(np.stack(columns, 1)).float()
-    return Oracle(problem, theta, torch.tensor(bias).float()).to(problem.device).eval()
