@@ -23,6 +23,8 @@ from coinbench.statistics import Statistic, mean, summarise
 from coinbench.trace import Trace
 
 _BINS = 8
+_DEVIATIONS = 4
+"""Standard deviations above the mean of what permuted images give, from which on a concept follows a part."""
 _TREES = 10
 
 _IMAGES = (
@@ -61,8 +63,8 @@ INFORMATION = _spec(
 )
 FOLLOWED = _spec(
     "parts_followed",
-    "share of parts that a concept follows: for one of the concepts they have the largest I(b; p), and it is larger "
-    "than any of that concept under permuted images; no interval",
+    "share of parts that a concept follows: for one of the concepts they have the largest I(b; p), and it is "
+    f"{_DEVIATIONS} standard deviations above the mean of the largest under permuted images; no interval",
     "fraction",
     "as part_information",
     "permuted: the same with permuted images in place of the true ones",
@@ -146,12 +148,15 @@ def permuted(pooled: np.ndarray, factors: np.ndarray, rng: Rng, draws: int) -> F
 
 
 def follows(found: Float[np.ndarray, "K parts"], chance: Float[np.ndarray, "draws K parts"]) -> Int[np.ndarray, "K"]:
-    """Return the part that each concept follows, -1 for none: the largest, if above all that chance gave for any part.
+    """Return the part of largest information of each concept, -1 where it is no more than chance may give.
 
-    >>> follows(np.array([[0.9, 0.1], [0.1, 0.2]]), np.array([[[0.1, 0.0], [0.3, 0.1]]])).tolist()
+    >>> chance = np.array([[[0.1, 0.0], [0.2, 0.1]], [[0.1, 0.1], [0.1, 0.3]]])
+    >>> follows(np.array([[0.9, 0.1], [0.3, 0.4]]), chance).tolist()
     [0, -1]
     """
-    return np.where(found.max(1) > chance.max((0, 2)), found.argmax(1), -1)
+    largest = chance.max(2)
+    bound = largest.mean(0) + _DEVIATIONS * largest.std(0)
+    return np.where(found.max(1) > bound + 1e-9, found.argmax(1), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ def redrawn(evaluation: Evaluation) -> Redrawn:
     problem, config = evaluation.problem, evaluation.config
     truth, rng = problem.truth, evaluation.rng.child("parts")
     assert truth is not None
-    index = np.resize(problem.test.index, config.part_images)
+    index = np.resize(np.sort(problem.test.index), config.part_images)
     counts = [len(values) for values in truth.part_values]
     factors = (rng.uniform(np.arange(len(index)), len(counts)) * counts).astype(np.int64)
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +14,10 @@ from coinbench.bank import build_bank
 from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
+from coinbench.errors import Unavailable
 from coinbench.evaluate import measure
 from coinbench.log import Log
-from coinbench.metric import Evaluation, Metric
+from coinbench.metric import Evaluation, Metric, MetricSpec
 from coinbench.problem import Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
@@ -26,9 +27,11 @@ SETTINGS = {
     "lambdas": (2.0,),
     "sparsity_thresholds": (0.2,),
     "faithfulness_images": 40,
+    "auc_ff_images": 30,
+    "leakage_images": 40,
     "consistency_images": 12,
     "random_draws": 2,
-    "permutations": 5,
+    "permutations": 10,
     "bootstrap": 100,
     "part_images": 200,
     "locality_images": 8,
@@ -47,19 +50,25 @@ class Bench:
     untrained: Callable[[], CoIN]
     """The control of metrics that compare with a method at initialisation."""
     cache: Cache
-    stop: Callable[[], None] = lambda: None
 
-    def scores(self, coin: CoIN, seed: int | None = None, arrange: Callable[[Split], Split] | None = None) -> Measured:
+    def scores(
+        self,
+        coin: CoIN,
+        seed: int | None = None,
+        batch: int | None = None,
+        arrange: Callable[[Split], Split] | None = None,
+    ) -> Measured:
         """Measure one entrant.
 
         Args:
             coin: the entrant.
             seed: of the evaluation; default: that of the settings.
+            batch: images in a pass; default: that of the settings.
             arrange: gives the test split in another order.
         """
-        config = self.config if seed is None else self.config.model_copy(update={"seed": seed})
+        changes = {name: value for name, value in (("seed", seed), ("batch", batch)) if value is not None}
         problem = self.problem if arrange is None else replace(self.problem, test=arrange(self.problem.test))
-        return self._scores(coin, problem, config)
+        return self._scores(coin, problem, self.config.model_copy(update=changes))
 
     @torch.no_grad()
     def _scores(self, coin: CoIN, problem: Problem, config: EvaluationConfig) -> Measured:
@@ -77,34 +86,35 @@ class Bench:
             failures: dict[str, str] = {}
             metrics: dict[str, Metric] = {}
             for name in self.metrics:
-                metrics[name] = registry.METRICS.load(name)(evaluation)
+                try:
+                    metrics[name] = registry.METRICS.load(name)(evaluation)
+                except Unavailable as reason:
+                    failures[name] = str(reason)
             found = measure(metrics, evaluation, failures)
-        return Measured(found, failures)
+        specs = {spec.name: spec for metric in metrics.values() for spec in metric.specs}
+        return Measured(found, failures, specs)
 
 
 class Measured:
-    """Rows of one entrant."""
+    """Numbers of one entrant, by name: "faithfulness tau=0.2" where a metric has settings."""
 
-    def __init__(self, scores: Sequence[Score], failures: dict[str, str]) -> None:
+    def __init__(self, scores: Sequence[Score], failures: dict[str, str], specs: Mapping[str, MetricSpec]) -> None:
         """Keep the rows about the whole."""
         self.failures = failures
-        self.rows = [score for score in scores if score.subject == "all"]
+        self._rows = [score for score in scores if score.subject == "all"]
+        self.specs = {_name(row): specs[row.metric] for row in self._rows}
 
     def values(self) -> dict[str, float]:
-        """Return the method's number by name, "faithfulness tau=0.2" where it has settings."""
-        return {_name(row): row.value for row in self.rows if row.arm == "method"}
+        """Return the number of the entrant itself."""
+        return {_name(row): row.value for row in self._rows if row.arm == "method"}
 
     def nulls(self) -> dict[str, dict[str, float]]:
-        """Return what the metric's own controls say, by name and arm."""
+        """Return what the metric's own controls say, by arm."""
         found: dict[str, dict[str, float]] = {}
-        for row in self.rows:
+        for row in self._rows:
             if row.arm != "method":
                 found.setdefault(_name(row), {})[row.arm] = row.value
         return found
-
-    def better(self) -> dict[str, bool | None]:
-        """Return which direction is better, by name."""
-        return {_name(row): row.higher_is_better for row in self.rows if row.arm == "method"}
 
 
 def _name(row: Score) -> str:
