@@ -38,6 +38,6 @@ def changed(factors: np.ndarray, part: int, value: int) -> np.ndarray:
 
 
 def region(truth: GroundTruth, index: np.ndarray, size: int, factors: np.ndarray, part: int) -> np.ndarray:
-    """Return bool [n, size, size]: where a part can change the picture, whichever of its values it takes."""
-    values = range(len(truth.part_values[part]))
+    """Return bool [n, size, size]: where a part can change the picture, whichever of its values it takes, or none."""
+    values = range(-1, len(truth.part_values[part]))
     return np.any([truth.coverage(index, size, changed(factors, part, v))[:, part] > 0 for v in values], axis=0)

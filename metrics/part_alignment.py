@@ -23,7 +23,7 @@ from coinbench.statistics import Statistic, mean, summarise
 from coinbench.trace import Trace
 
 _BINS = 8
-_DEVIATIONS = 4
+_DEVIATIONS = 6
 """Standard deviations above the mean of what permuted images give, from which on a concept follows a part."""
 _TREES = 10
 
