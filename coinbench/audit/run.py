@@ -142,7 +142,10 @@ def audit(bench: Bench, oracle: Oracle, say: Callable[[str], None] = lambda text
     without = {entrant.name: measured("knows nothing", entrant) for entrant in nulls(oracle)}
     damage = {kind: [measured(kind, level) for level in levels] for kind, levels in damaged(oracle).items()}
     numbers = _numbers(base, reseeded, batched, ordered, without, damage)
-    games = tuple(_game(numbers, entrant, measured("games the numbers", entrant)) for entrant in gaming(oracle))
+    games = tuple(
+        judged(numbers, entrant.name, entrant.about, measured("games the numbers", entrant))
+        for entrant in gaming(oracle)
+    )
     return Audit(numbers, games, base.failures)
 
 
@@ -177,9 +180,17 @@ def _numbers(
     return tuple(number(name) for name in values)
 
 
-def _game(numbers: tuple[Number, ...], entrant: Entrant, values: dict[str, float]) -> Game:
+def judged(numbers: tuple[Number, ...], name: str, about: str, values: Mapping[str, float]) -> Game:
+    """Return which numbers rank an entrant first, and which catch it.
+
+    Args:
+        numbers: of the oracle.
+        name: of the entrant.
+        about: what it does.
+        values: its numbers.
+    """
     told = [number for number in numbers if number.name in values and number.better is not None]
     caught = [number for number in told if number.catches(values[number.name])]
     caught.sort(key=lambda number: -number.behind(values[number.name]) / number.scale)
     first = tuple(number.name for number in told if number.ranks_first(values[number.name]))
-    return Game(entrant.name, entrant.about, values, first, tuple(number.name for number in caught))
+    return Game(name, about, values, first, tuple(number.name for number in caught))

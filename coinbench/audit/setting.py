@@ -66,10 +66,10 @@ def prepare(
     problem = load_problem(planned.cell, cache, device, Log(cache.root / "audit"))
     rng = Rng(config.seed)
     problem = replace(problem, train=some(problem.train, train, rng), test=some(problem.test, test, rng))
-    return bench_of(problem, chosen, config, cache)
+    return assembled(problem, chosen, config, cache)
 
 
-def bench_of(
+def assembled(
     problem: Problem, metrics: tuple[str, ...], config: EvaluationConfig, cache: Cache
 ) -> tuple[Bench, Oracle]:
     """Return the bench of a problem, and its oracle; the untrained control is the oracle with shuffled concepts."""
