@@ -122,7 +122,7 @@ def regression(
             loss.backward()
             return loss
 
-        solver.step(closure)  # pyright: ignore[reportArgumentType]
+        solver.step(closure)
     return weight.detach(), bias.detach()
 
 

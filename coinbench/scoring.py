@@ -62,5 +62,6 @@ def _replaced(table: Any, name: str, path: Path, config: Any, bootstrap: int | N
         ) from error
     same = {column: table[column].iloc[0] for column in ("run", "dataset", "method", "seed", "variant")}
     same |= {column: table[column].iloc[0] for column in ("classifier_digest", "cell")}
-    mine = {spec.name for spec in metric.specs}
+    # Numbers of several seeds stay: the records of one cell do not make them.
+    mine = {score.metric for score in scores}
     return pd.concat([table[~table["metric"].isin(mine)], results.frame(scores, **same)], ignore_index=True)

@@ -1,6 +1,6 @@
 """AUC-FF: how soon images decoded from the most active concepts tell g their class (paper section 4, table 11).
 
-The paper leaves open the axis, its scale and what becomes of Φ′; ours are in docs/metrics.md 16.
+The paper leaves open the axis, its scale and what becomes of Φ′; ours are in docs/metrics.md 14.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AUC_FF = MetricSpec(
     unit="fraction",
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    source="paper section 4, table 11; axis and scale: docs/metrics.md 16",
+    source="paper section 4, table 11; axis and scale: docs/metrics.md 14",
     protocol=f"area under the accuracy over N/K from 0 to 1, trapezoid; {_PROTOCOL}",
     null=_NULL,
     formula="∫_0^1 a(s) ds, a(N/K) = mean over x of [argmax g(x_N) = label]",

@@ -1,4 +1,4 @@
-"""Concepts that are none: dead, duplicate, leaky; and how stable concepts are across seeds (docs/metrics.md 18).
+"""Concepts that are none: dead, duplicate, leaky; and how stable concepts are across seeds (docs/metrics.md 16).
 
 A class logit under the name of a concept, the same concept twice and one that is never there all pass for concepts in
 the other numbers.
@@ -43,7 +43,7 @@ def _spec(name: str, what: str, unit: str, high: float, formula: str) -> MetricS
         unit=unit,
         bounds=(0.0, high),
         higher_is_better=False,
-        source="docs/metrics.md 18",
+        source="docs/metrics.md 16",
         protocol=f"{what}; {_RULES}; 95 % percentile bootstrap over concepts",
         null=_NULL,
         formula=formula,
@@ -165,7 +165,7 @@ class ConceptFlags(Metric):
                 rows += [share, COUNT.score(share.value * K, ends, n=K, arm=arm, params=params, detail=detail)]
                 if arm == "method":
                     rows += [
-                        SHARE.score(value, n=len(index), params=params, subject=f"concept:{k}", detail=detail)
+                        SHARE.score(float(value), n=len(index), params=params, subject=f"concept:{k}", detail=detail)
                         for k, value in enumerate(values[:, 0])
                     ]
         return rows

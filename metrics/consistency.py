@@ -200,7 +200,7 @@ def measure(
         pairs = None
         if not named["dead"]:
             pairs = tuple(np.concatenate([e[k][number], e[k][0]]).astype(np.float64) for e in embedded)
-        return [named | row for row in _rows(pairs, config, rng.child(k), arms)]
+        return [named | row for row in concept_rows(pairs, config, rng.child(k), arms)]
 
     # libsvm works without Python's lock: as many concepts at once as torch has threads. Their order stays.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -208,7 +208,7 @@ def measure(
             yield from found
 
 
-def _rows(
+def concept_rows(
     pairs: tuple[np.ndarray, ...] | None, config: EvaluationConfig, rng: Rng, arms: tuple[str, str | None]
 ) -> list[dict[str, Any]]:
     """Return score and shift of one concept, and those of its permuted control.

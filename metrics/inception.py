@@ -138,6 +138,7 @@ class InceptionDistances(Metric):
 
     needs = ("inception",)
     specs = (FID, KID, FD_FILE, KD_FILE)
+    cost = "one pass of Inception over x̃, and once for all methods over x and training images: dear without a GPU"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass; reads the weights, and the features of x from the cache or measures them.

@@ -1,4 +1,4 @@
-"""Leakage: what Φ′, which no concept accounts for, carries into the picture and into g's reading (docs/metrics.md 17).
+"""Leakage: what Φ′, which no concept accounts for, carries into the picture and into g's reading (docs/metrics.md 15).
 
 A decoder that returns x from Φ′ and ignores Φ reconstructs perfectly and shows no concept: here it is caught.
 """
@@ -37,7 +37,7 @@ def _spec(
         unit=unit,
         bounds=(0.0, high),
         higher_is_better=better,
-        source="docs/metrics.md 17",
+        source="docs/metrics.md 15",
         protocol=f"{what}; {_PROTOCOL}",
         null=null,
         formula=formula,

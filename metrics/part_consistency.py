@@ -1,4 +1,4 @@
-"""Part consistency: does a concept add the same part to every image (paper section 4, table 12; docs/metrics.md 20)."""
+"""Part consistency: does a concept add the same part to every image (paper section 4, table 12; docs/metrics.md 18)."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class PartConsistency(Metric):
                 rows.append(summarise(HALF, best > 0.5, config, arm=arm, params=params, detail=detail))
                 rows += [
                     PART_CONSISTENCY.score(
-                        value,
+                        float(value),
                         n=len(found),
                         arm=arm,
                         params=params,

@@ -1,4 +1,4 @@
-"""Concept stability: are the concepts of one seed found again in another (docs/metrics.md 18).
+"""Concept stability: are the concepts of one seed found again in another (docs/metrics.md 16).
 
 A number of several cells, made when their rows are collected, from the activations that concept_flags stores.
 """
@@ -23,7 +23,7 @@ STABILITY = MetricSpec(
     unit="correlation",
     bounds=(-1.0, 1.0),
     higher_is_better=True,
-    source="docs/metrics.md 18; matching: Kuhn 1955, Munkres 1957, as scipy has it",
+    source="docs/metrics.md 16; matching: Kuhn 1955, Munkres 1957, as scipy has it",
     protocol=(
         "correlation of pooled_k over the test images that two seeds share, between concepts matched one to one so "
         "that the sum is largest; a concept that is the same in all images has correlation 0; mean over the matched "

@@ -1,4 +1,4 @@
-"""Top-N accuracy: how many concepts g needs (paper section 4, table 10; docs/metrics.md 16)."""
+"""Top-N accuracy: how many concepts g needs (paper section 4, table 10; docs/metrics.md 14)."""
 
 from __future__ import annotations
 

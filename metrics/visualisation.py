@@ -1,4 +1,4 @@
-"""Visualisation FID: do pictures of amplified concepts look like images (paper section 4, table 9; docs/metrics.md 19).
+"""Visualisation FID: do pictures of amplified concepts look like images (paper section 4, table 9; docs/metrics.md 17).
 
 A method that decodes is shown by decoding the concept amplified; FLINT, as by its authors, by activation maximisation
 (Parekh et al. 2021, section 4.2 and supplement).
