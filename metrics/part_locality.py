@@ -23,10 +23,10 @@ _NOTHING = 1e-8
 _PROTOCOL = (
     "for each concept k those on which pooled_k is least, the first where it is equal, of the first "
     f"{_POOL} times as many test scenes with independent parts (as part_alignment); x⁺: all cells of φ_k set to "
-    f"{_RAISED:g} times its largest pooled value in any, the rest and Φ′ untouched; change: |x⁺ − x̃|² summed over channels; inside: where any value of the part that k "
-    "follows could change a pixel; share of the change, summed over the scenes, that lies inside; 0 where nothing "
-    "changes (less than 1e-4 a pixel, root mean square); a concept that follows no part has the mean over all parts; mean over concepts; 95 % percentile "
-    "bootstrap over concepts"
+    f"{_RAISED:g} times its largest pooled value in any, the rest and Φ′ untouched; change: |x⁺ − x̃|² summed over "
+    "channels; inside: where any value of the part that k follows could change a pixel; share of the change, summed "
+    "over the scenes, that lies inside; 0 where nothing changes (less than 1e-4 a pixel, root mean square); a concept "
+    "that follows no part has the mean over all parts; mean over concepts; 95 % percentile bootstrap over concepts"
 )
 
 LOCALITY = MetricSpec(
