@@ -1,4 +1,4 @@
-"""Which part each concept follows, and how well concepts and parts fit (docs/metrics.md 13).
+"""Which part each concept follows, and how well concepts and parts fit (docs/metrics.md 19).
 
 Test scenes are drawn anew with parts that are independent of each other and of the class, so that a concept which
 follows the class does not seem to follow a part.
@@ -38,17 +38,18 @@ _FOREST = (
 _PERMUTED = "permuted: the same with the concepts of the images permuted"
 
 
-def _spec(name: str, what: str, unit: str, source: str, null: str, oracle: str = "1") -> MetricSpec:
+def _spec(name: str, what: str, formula: str, source: str, null: str) -> MetricSpec:
     return MetricSpec(
         name=name,
         version=1,
-        unit=unit,
+        unit="fraction",
         bounds=(0.0, 1.0),
         higher_is_better=True,
-        source=f"{source}; docs/metrics.md 13",
+        source=f"{source}; docs/metrics.md 19",
         protocol=f"{what}; {_IMAGES}",
         null=null,
-        oracle=oracle,
+        formula=formula,
+        oracle="1",
     )
 
 
@@ -57,7 +58,7 @@ INFORMATION = _spec(
     "part_information",
     f"max over parts of I(b; p) / min(H(b), H(p)), b the concept in at most {_BINS} bins of equal counts, 0 for a "
     "constant concept; mean over concepts; 95 % percentile bootstrap over concepts",
-    "fraction",
+    "mean over k of max over p of I(b_k; p) / min(H(b_k), H(p))",
     "mutual information, plug-in estimate",
     f"{_PERMUTED}, mean over the draws",
 )
@@ -65,7 +66,7 @@ FOLLOWED = _spec(
     "parts_followed",
     "share of parts that a concept follows: for one of the concepts they have the largest I(b; p), and it is "
     f"{_DEVIATIONS} standard deviations above the mean of the largest under permuted images; no interval",
-    "fraction",
+    "|{p: some k follows p}| / number of parts",
     "as part_information",
     "permuted: the same with permuted images in place of the true ones",
 )
@@ -73,7 +74,7 @@ DISENTANGLEMENT = _spec(
     "part_disentanglement",
     f"Σ_k ρ_k (1 − H_7(Σ_v R_kpv over p)), H to the base of the number of parts, ρ_k the share of k in all importance; "
     f"{_FOREST}; 95 % percentile bootstrap over concepts",
-    "fraction",
+    "Σ_k ρ_k (1 − H_7(Σ_v R_kpv over p))",
     _DCI,
     _PERMUTED,
 )
@@ -81,7 +82,7 @@ COMPLETENESS = _spec(
     "part_completeness",
     f"mean over parts and their values of 1 − H_K(R_kpv over k), H to the base K; {_FOREST}; 95 % percentile "
     "bootstrap over values",
-    "fraction",
+    "mean over p and v of 1 − H_K(R_kpv over k)",
     _DCI,
     _PERMUTED,
 )
@@ -89,7 +90,7 @@ INFORMATIVENESS = _spec(
     "part_informativeness",
     f"share of parts whose value is the one with the likeliest forest, on the other half of the images; {_FOREST}; "
     "95 % percentile bootstrap over images",
-    "fraction",
+    "mean over x and p of [argmax over v of forest_pv(φ(x)) = p(x)]",
     _DCI,
     f"{_PERMUTED}: one over the number of values, mean over parts",
 )
@@ -238,6 +239,10 @@ class PartAlignment(Metric):
 
     specs = (INFORMATION, FOLLOWED, DISENTANGLEMENT, COMPLETENESS, INFORMATIVENESS)
     truth = True
+    cost = (
+        "one encode of part_images redrawn images, shared with the other metrics on parts; two forests for each value "
+        "of each part, which grow with K; none more with the test images"
+    )
 
     def update(self, trace: Trace) -> None:
         """Use nothing of the pass: the scenes are drawn anew."""

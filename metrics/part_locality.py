@@ -1,4 +1,4 @@
-"""Does raising a concept change the picture inside the part that it follows, and nowhere else (docs/metrics.md 13)."""
+"""Does raising a concept change the picture inside the part that it follows, and nowhere else (docs/metrics.md 19)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ LOCALITY = MetricSpec(
     unit="fraction",
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    source="docs/metrics.md 13",
+    source="docs/metrics.md 19",
     protocol=_PROTOCOL,
     null=(
         "any part: the share of the same changes inside a part chosen at random, mean over all parts, which is what "
         "concepts without a relation to parts score; even: the share of the picture that the part takes, which is "
         "what a change of the whole picture scores"
     ),
+    formula="mean over k of Σ over the part of |x⁺ − x̃|² / Σ |x⁺ − x̃|²",
     oracle="1",
 )
 
@@ -61,6 +62,7 @@ class PartLocality(Metric):
 
     specs = (LOCALITY,)
     truth = True
+    cost = f"K · locality_images decodes and {_POOL} · locality_images drawings of every value of every part"
 
     def update(self, trace: Trace) -> None:
         """Use nothing of the pass: the scenes are drawn anew."""

@@ -1,4 +1,4 @@
-"""Does the relevance of a part's concepts agree with f's own use of the part (docs/metrics.md 13).
+"""Does the relevance of a part's concepts agree with f's own use of the part (docs/metrics.md 19).
 
 What f makes of a part is measured without any method: the part is redrawn, and f looks again.
 """
@@ -31,12 +31,13 @@ USE = MetricSpec(
     unit="correlation",
     bounds=(-1.0, 1.0),
     higher_is_better=True,
-    source="docs/metrics.md 13",
+    source="docs/metrics.md 19",
     protocol=(
         f"{_PROTOCOL}; correlation of both over the parts of a class, 0 where the relevance of all parts is equal; "
         "mean over the classes that g predicts; 95 % percentile bootstrap over classes"
     ),
     null="permuted: the parts of the relevance permuted, mean over all permutations, which is 0 exactly",
+    formula="mean over c of corr over p of (mean of Σ_k follows p r_k(x), mean of use_p(x)) over x with ĉ = c",
     oracle="1",
 )
 
@@ -103,6 +104,7 @@ class PartUse(Metric):
     specs = (USE,)
     truth = True
     limit = "use_images"
+    cost = "a drawing and a pass of f for every value of every part, of use_images images"
 
     def update(self, trace: Trace) -> None:
         """Use nothing of the pass: few images suffice, and are drawn anew."""
