@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
+from coinbench.cli_audit import audit
 from coinbench.cli_check import check
 from coinbench.cli_doctor import doctor
 from coinbench.cli_info import Offline, data_app, info, ls
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command()(ls)
 app.command()(info)
 app.command()(check)
+app.command()(audit)
 app.command()(pretrain)
 app.command()(doctor)
 app.command()(plan)

@@ -25,6 +25,7 @@ from coinbench.problem import Problem, Split
 from coinbench.published_weights import TRUNKS, folder
 from coinbench.rng import Rng
 from coinbench.selection import RECORD
+from coinbench.truth import GroundTruth
 
 WEIGHTS = weights.FILE
 
@@ -201,6 +202,7 @@ def assemble(cell: Cell, source: Source, found: Networks, splits: tuple[Split, S
         fingerprints={"data": source.fingerprint}
         | {name: weights.digest(network) for name, network in networks.items()},
         parts=_parts(cell, source),
+        truth=source if isinstance(source, GroundTruth) else None,
     )
 
 
