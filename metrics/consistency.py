@@ -377,12 +377,14 @@ class Consistency(Metric):
                 said = f"{detail}, {config.permutations} permutations" if arm == "permuted" else detail
                 # The permuted labels belong to the same images: their shift is the method's.
                 for spec, column in ((CONSISTENCY, "score"), (SHIFT, "shift"))[: 1 if arm == "permuted" else 2]:
-                    rows.append(summarise(spec, of[column], config, arm=arm, params=params, detail=said))
+                    rows.append(
+                        summarise(spec, of[column], config, arm=arm, params=params, detail=said, over="concepts")
+                    )
                     rows += [
                         spec.score(value, n=int(n), arm=arm, params=params, subject=f"concept:{k}", detail=said)
                         for k, value, n in zip(of["concept"], of[column], of["images"], strict=True)
                     ]
         for arm in ("method", "untrained"):
             here = (records["arm"] == arm) & (records["lambda"] == config.lambdas[0])
-            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail))
+            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail, over="concepts"))
         return rows

@@ -76,5 +76,6 @@ class Sparsity(Metric):
                 table = records["relevance"][records["arm"] == arm]
                 # [class, draw]: the draws of a class are resampled with it.
                 counts = relevant(table, threshold).reshape(-1, n_classes).T
-                rows.append(summarise(SPARSITY, counts, config, arm=arm, params=f"t={threshold:g}"))
+                params = f"t={threshold:g}"
+                rows.append(summarise(SPARSITY, counts, config, arm=arm, params=params, over="classes"))
         return rows
