@@ -93,7 +93,7 @@ def interval(draws: np.ndarray, values: np.ndarray, statistic: Statistic) -> tup
     """Return the 95 % bootstrap interval of a statistic, its levels widened for small n (`reach`).
 
     Of a mean it is the BCa interval (Efron 1987), which follows the skew of scores near a bound. A quantile has no
-    acceleration that the jackknife could find (Efron and Tibshirani 1993, section 11.6): there it is the percentile one.
+    acceleration that the jackknife could find (Efron and Tibshirani 1993, section 11.6): it has the percentile one.
 
     Args:
         draws: the statistic on resamples, [R].

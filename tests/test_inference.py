@@ -18,7 +18,7 @@ IMAGES, COUNT = 120, 400
 
 
 def weights(n: int = IMAGES, count: int = COUNT) -> Float[np.ndarray, "count n"]:
-    """The resamples of `bootstrap` as shares of each image, so that thousands of methods are resampled in one product."""
+    """The resamples of `bootstrap` as shares of each image: thousands of methods are resampled in one product."""
     rows = resamples(n, count, Rng(0).child("bootstrap"))
     return np.stack([np.bincount(row, minlength=n) for row in rows]) / n
 
