@@ -80,10 +80,10 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def difference(a: Sequence[Measured], b: Sequence[Measured]) -> Difference | str:
     """Return b − a with its error, or why the two cannot be compared.
 
-    The error over images is that of the same resamples of both (a paired bootstrap); where what was resampled differs in
-    number, as concepts of two K, the variances add. From five common seeds on, trainings and images are crossed random
-    effects (Owen 2007): V = V_seeds + V_images − V_both, with Satterthwaite's degrees of freedom. Below five the
-    difference is one of these trainings alone.
+    The error over images is that of the same resamples of both (a paired bootstrap); where what was resampled differs
+    in number, as concepts of two K, the variances add. From five common seeds on, trainings and images are crossed
+    random effects (Owen 2007): V = V_seeds + V_images − V_both, with Satterthwaite's degrees of freedom. Below five
+    the difference is one of these trainings alone.
 
     >>> draws = np.array([[0.1, -0.1, 0.3, -0.3], [0.2, -0.2, 0.6, -0.6]])
     >>> a, b = (
