@@ -3,8 +3,9 @@
     python benchmarks/interval_coverage.py
 
 The populations are 20,000 images of the planted model of the tests (FF_x, squared error, hits, computed in numpy), and
-scores of concepts near 1 of which some are dead at 0.5. Each repetition draws n of them and asks whether the interval
-of a row of results holds the number of the whole population.
+scores of concepts near 1, of which some are dead at 0.5. Each repetition draws n of them and asks whether the interval
+of a row of results holds the number of the whole population. Of 24 concepts 8 in 100 draws show none of the dead where
+a tenth is: what no interval can know of.
 """
 
 from __future__ import annotations
@@ -64,9 +65,11 @@ def populations(images: int = IMAGES) -> Iterator[Planted]:
     yield Planted("MSE", np.square(truth.x - truth.reconstruction).mean(1), mean)
     yield Planted("accuracy", truth.predicted == truth.labels, mean)
     dice = np.random.default_rng(78)
-    scores = np.where(dice.random(images) < 0.1, 0.5, dice.beta(20, 0.8, images))
-    yield Planted("consistency", scores, mean, "concepts")
-    yield Planted("dead concepts", scores == 0.5, mean, "concepts")
+    for share in (0.0, 0.1, 0.2):
+        dead = dice.random(images) < share
+        scores = np.where(dead, 0.5, dice.beta(20, 0.8, images))
+        yield Planted(f"consistency, {share:.0%} dead", scores, mean, "concepts")
+    yield Planted("dead concepts", dead, mean, "concepts")
 
 
 def coverage(planted: Planted, n: int, repetitions: int = REPETITIONS, resamples: int = 1000) -> float:
@@ -86,7 +89,7 @@ def table(report: Callable[[str], object] = print) -> list[dict[str, object]]:
     """All populations at the sizes that runs have."""
     rows = []
     for planted in populations():
-        for n in (60, 200, 500) if planted.over == "images" else (24, 32, 256):
+        for n in (60, 200) if planted.over == "images" else (24, 32, 256):
             found = coverage(planted, n)
             rows.append({"number": planted.name, "over": planted.over, "n": n, "coverage": found})
             report(f"{planted.name:24} n = {n:4} {planted.over:8} {found:.3f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coinbench import records, registry, reports, resampled, results
 from coinbench.errors import DataError
@@ -13,8 +13,6 @@ from coinbench.plan import names, read_cell
 from coinbench.results import Score
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from coinbench.config import EvaluationConfig
 
 
@@ -69,7 +67,7 @@ def _scores(name: str, path: Path, config: EvaluationConfig, bootstrap: int | No
         ) from error
 
 
-def _replaced(table: pd.DataFrame, name: str, scores: list[Score]) -> pd.DataFrame:
+def _replaced(table: Any, name: str, scores: list[Score]) -> Any:
     """Return the rows of a cell with those of one metric replaced."""
     import pandas as pd
 

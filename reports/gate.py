@@ -173,12 +173,12 @@ def as_json(gate: Gate) -> str:
 
 def write_junit(gate: Gate, path: Path) -> None:
     """Write the outcomes as JUnit XML, a suite for each cell and a test for each number, atomically."""
-    root = ElementTree.Element("testsuites", name="coinbench gate", **_counts(gate.outcomes))
+    root = ElementTree.Element("testsuites", {"name": "coinbench gate", **_counts(gate.outcomes)})
     cells: dict[str, list[Outcome]] = {}
     for one in gate.outcomes:
         cells.setdefault(one.name.cell, []).append(one)
     for cell, outcomes in cells.items():
-        suite = ElementTree.SubElement(root, "testsuite", name=cell, **_counts(outcomes))
+        suite = ElementTree.SubElement(root, "testsuite", {"name": cell, **_counts(outcomes)})
         for one in outcomes:
             case = ElementTree.SubElement(suite, "testcase", classname=cell, name=one.name.number)
             if one.failed:
