@@ -19,13 +19,16 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import yaml
 from commands import Cli, in_process
 
 from coinbench import results
 from coinbench.metric import Metric
 from coinbench.problem import Problem
+from coinbench.reports.baseline import read as read_baseline
 from coinbench.results import Score
 
+ROOT = Path(__file__).resolve().parents[1]
 METRICS = {
     "accuracy": "Accuracy",
     "consistency": "Consistency",
@@ -207,3 +210,29 @@ def test_what_is_lost_fails_the_gate(name: str, cli: Cli, baseline: Path, scores
     assert ran.code == 3
     assert ran.out.startswith("gate failed: ")
     assert re.search(r"^- (missing|not comparable): planted/(planted|other): ", ran.out, flags=re.MULTILINE)
+
+
+def test_the_docs_list_every_defect() -> None:
+    table = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8").replace("\\|", "|")
+    assert [name for name in DEFECTS if f"| {name} " not in table] == []
+
+
+def test_the_workflow_for_users_asks_for_what_there_is(cli: Cli) -> None:
+    workflow = yaml.safe_load((ROOT / "examples" / "github-actions" / "coinbench-gate.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    assert cli("run", *workflow["env"]["ARGUMENTS"].split(), "--dry-run").code == 0
+    (gate,) = [step for step in steps if "coinbench gate" in step]
+    options = re.findall(r"--[a-z]+", gate)
+    assert options == ["--baseline", "--junit"]
+    # A pipe hides the exit code of the gate unless its shell is asked not to: `shell: bash` sets pipefail.
+    assert [step["shell"] for step in workflow["jobs"]["gate"]["steps"] if step.get("run") == gate] == ["bash"]
+
+
+def test_ci_gates_the_run_that_it_makes() -> None:
+    small = (ROOT / ".ci" / "small-run").read_text(encoding="utf-8")
+    (methods,) = re.findall(r"--methods (\S+)", small)
+    found = read_baseline(ROOT / ".ci" / "birds-small.json")
+    assert found.two_sided
+    assert {(n.name.dataset, n.name.method) for n in found.numbers} == {("birds", m) for m in methods.split(",")}
+    assert {n.n for n in found.numbers if n.name.metric == "mse"} == {60}
+    assert all(n.origin == "given" for n in found.numbers)

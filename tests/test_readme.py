@@ -70,7 +70,7 @@ def tried(words: list[str]) -> list[str]:
         return [*words, "--dry-run"]
     if words and words[0] == "plan":
         return [*words, "--no-measure"]
-    return [*words, "--help"] if words and words[0] in ("score", "report") else words
+    return [*words, "--help"] if words and words[0] in ("score", "report", "compare", "gate") else words
 
 
 @pytest.fixture
