@@ -120,6 +120,8 @@ def difference(a: Sequence[Measured], b: Sequence[Measured]) -> Difference | str
         if variance > 0:
             freedom = variance**2 / (seeds**2 / (len(changes) - 1) + rest**2 / freedom)
         said = f"{over.over} and {len(changes)} seeds"
+    if not np.isfinite(variance):
+        return "resamples without a number"
     # Resamples are stored in float32, and machines differ by rounding: less than this is no difference.
     size = max(max(abs(one.value), abs(two.value)) for one, two in pairs)
     same = abs(float(changes.mean())) <= _ROUNDING * size

@@ -117,6 +117,8 @@ def test_what_cannot_be_compared_says_why():
     fewer = measured(np.random.default_rng(0).random((2, 50)), weights(50))
     assert difference(a, [Measured(value=0.0, seed=7, n=9, resamples=None)]) == "no seed in common"
     assert difference(a, [Measured(value=0.0, seed=1, n=9, resamples=None)]) == "no resamples stored"
+    void = Resamples(np.full(COUNT, np.nan), "images", 0)
+    assert difference(a, [Measured(value=0.0, seed=1, n=IMAGES, resamples=void)]) == "resamples without a number"
     assert difference(a, fewer) == "other images were drawn"
     assert difference(a, [Measured(value=0.0, seed=1, n=1, resamples=a[1].resamples)]) == "a single sample"
 
