@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coinbench import results
+from coinbench import resampled, results
 from coinbench.errors import DataError
+from coinbench.resampled import Place
+from coinbench.results import Resamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +103,8 @@ class RunFolder:
     """Rows that hold none, as a reader calls them."""
     cells: tuple[CellFolder, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
+    resamples: Mapping[Place, Resamples] = field(default_factory=dict)
+    """For tests between methods; empty in a run of an older version."""
 
     def keys(self) -> set[tuple[str, str]]:
         """Return each (method, variant) that was asked for."""
@@ -138,7 +142,7 @@ def read_folder(path: Path) -> RunFolder:
     digests = {r.cell for r in kept}
     cells = [_with_status(cell, digests) for cell in cells]
     cells.sort(key=lambda cell: (cell.dataset, cell.method, cell.variant, cell.seed))
-    return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
+    return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"), resampled.read(path))
 
 
 def read_records(path: Path) -> list[Record]:
