@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from coinbench.config import TrainConfig
 from coinbench.errors import UsageError
-from coinbench.models import trusting
+from coinbench.models import answering, trusting
 from coinbench.problem import Problem
 
 Way = Literal["off", "fold", "graph", "compile", "full"]
@@ -59,11 +59,11 @@ def accelerated(problem: Problem, train: TrainConfig) -> Iterator[None]:
             stack.enter_context(trusting())
         if how != "off":
             folded = f.folded()
-            stack.enter_context(_answering(f, forward=folded.forward, taps=folded.taps))
+            stack.enter_context(answering(f, forward=folded.forward, taps=folded.taps))
         if how in ("compile", "full"):
             # f is left out: folded there is little to fuse in it, and compiling it takes the longest.
-            stack.enter_context(_answering(g, forward=compiled(g.forward)))
-            stack.enter_context(_answering(p, forward=compiled(p.forward), distance=compiled(p.distance)))
+            stack.enter_context(answering(g, forward=compiled(g.forward)))
+            stack.enter_context(answering(p, forward=compiled(p.forward), distance=compiled(p.distance)))
         yield
 
 
@@ -84,18 +84,6 @@ def tensor_float(allowed: bool | None) -> Iterator[None]:
     finally:
         for flag, value in zip(flags, before, strict=True):
             flag.allow_tf32 = value
-
-
-@contextmanager
-def _answering(network: nn.Module, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Let functions answer in place of the methods of their names."""
-    for name, function in functions.items():
-        setattr(network, name, function)
-    try:
-        yield
-    finally:
-        for name in functions:
-            delattr(network, name)
 
 
 def replayed(terms: Terms, module: nn.Module, train: TrainConfig) -> Terms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -81,6 +82,16 @@ def test_a_step_with_folded_f_is_that_of_the_plain_one(problem: Problem, plain: 
     # Nothing of it stayed, and on the CPU nothing is done by default: the same bits as before.
     assert largest(step(problem), plain) == 0
     assert "forward" not in vars(problem.classifier)
+
+
+def test_a_copy_of_an_f_that_is_sped_up_is_one_of_the_original(problem: Problem) -> None:
+    with fast.accelerated(problem, TrainConfig(steps=1, fast="fold")):
+        assert "forward" in vars(problem.classifier)
+        # As FLAEM's own classifier may begin.
+        found = copy.deepcopy(problem.classifier).requires_grad_(True)
+    found(photographs(1)).logits.sum().backward()
+    assert all(parameter.grad is not None for name, parameter in found.named_parameters() if "layer4.2" not in name)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in found.modules())
 
 
 def test_a_step_in_bf16_is_near_that_in_fp32(problem: Problem, plain: dict[str, Tensor]) -> None:
