@@ -37,6 +37,14 @@ def to_float(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def on_device(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "B C H W"]:
+    """Return `to_float` on a device: as bytes they travel to CUDA, and nobody waits for them."""
+    if device.type != "cuda":
+        return to_float(pixels).to(device)
+    sent = torch.from_numpy(np.ascontiguousarray(pixels)).pin_memory().to(device, non_blocking=True)
+    return sent.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
     """Turn float [-1, 1] NCHW into uint8 [B, H, W, C] by round((x + 1) · 127.5), clamped (docs/metrics.md 6)."""
     scaled = ((images.detach() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
