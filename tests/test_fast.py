@@ -166,6 +166,40 @@ def test_values_of_images_are_looked_at_but_where_the_host_would_wait() -> None:
         check_images(bright, 3, "f")
 
 
+def test_a_graph_is_captured_once_and_left_where_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides between a graph and the plain step, played on the CPU."""
+    told: list[str] = []
+
+    def graphed(module: nn.Module, given: tuple[Tensor, ...], *, allow_unused_input: bool) -> Any:
+        told.append(f"captured {list(given[0].shape)} unused {allow_unused_input}")
+        assert not torch.is_autocast_cache_enabled()
+        module(*given)
+        return lambda *inputs: told.append("replayed") or module(*inputs)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    monkeypatch.setattr(fast, "way", lambda train, device: "graph")
+    layer = nn.Linear(2, 1)
+    terms = fast.replayed(lambda x: {"a": layer(x).sum(), "b": layer(2 * x).mean()}, layer, TrainConfig(steps=1))
+
+    def call(n: int) -> None:
+        x = torch.ones(n, 2)
+        found = terms(x)
+        assert list(found) == ["a", "b"]
+        torch.testing.assert_close(found["a"], layer(x).sum())
+
+    call(3)
+    call(3)
+    assert told == ["captured [3, 2] unused True", "replayed", "replayed"]
+    # A smaller batch; and a gradient that the next one is to be added to.
+    call(2)
+    layer(torch.ones(1, 2)).sum().backward()
+    call(3)
+    assert told[3:] == []
+    layer.zero_grad(set_to_none=True)
+    call(3)
+    assert told[3:] == ["replayed"]
+
+
 @pytest.fixture(scope="module")
 def on_cuda(problem: Problem) -> Problem:
     """The same problem on a CUDA device."""
