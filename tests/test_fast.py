@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fast_steps
 import numpy as np
@@ -244,7 +244,7 @@ def test_each_type_on_cuda_is_near_fp32(
 def test_a_training_with_a_graph_takes_the_steps_of_one_without(
     accumulate: int, on_cuda: Problem, tmp_path: Path
 ) -> None:
-    def trained(way: str) -> np.ndarray:
+    def trained(way: Literal["off", "graph"]) -> np.ndarray:
         settings = TrainConfig(steps=5, batch=2, lr=1e-3, accumulate=accumulate, fast=way, tf32=False, log_every=1)
         config = viscoin.VisCoINConfig(K=4, channels=8, side=2, train=settings)
         with fast.accelerated(on_cuda, settings):
