@@ -258,12 +258,15 @@ def plain(size: Size, problem: Problem, rounds: int, *, precision: str = "fp32",
     laps, first = Laps(problem.device), {}
     # Its f does not look at the values of images either.
     with trusting(), tensor_float(precision != "fp32"):
-        for number in range(warm + rounds):
+        number = 0
+        while number < warm + rounds:
             laps.mark()
             terms = made.step(number, LOW[precision])
             first = first or {name: value.detach().clone() for name, value in terms.items()}
-            if number >= warm + 2 and sum(laps.seconds(warm)) > ENOUGH:
-                break
+            number += 1
+            if number == warm + 2:
+                # Only here, as it waits for the device.
+                rounds = min(rounds, max(2, round(ENOUGH / laps.seconds(warm)[0])))
         laps.mark()
     return Timed(laps.seconds(warm), {name: float(value) for name, value in first.items()})
 
