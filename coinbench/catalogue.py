@@ -97,6 +97,10 @@ def _describe(registry: Registry, name: str) -> str:
     return "\n".join(lines)
 
 
+def _with_truth() -> list[str]:
+    return [name for name in PROBLEMS.names() if PROBLEMS.load(name).truth]
+
+
 def _card(metric: type[Metric]) -> list[str]:
     """Return what a reader must know of each number of a metric; of plug-ins something may not be said."""
     direction = {True: "higher is better", False: "lower is better", None: "no direction"}
@@ -120,6 +124,8 @@ def _card(metric: type[Metric]) -> list[str]:
         when = f"measured where it is named, or a preset has it; coinbench weights fetch {' '.join(metric.needs)}"
     elif metric.on_request:
         when = "measured where it is named, or a preset has it"
+    if metric.truth:
+        when += f"; applies to data sets that can draw their images with other parts: {', '.join(_with_truth())}"
     return [*lines, when]
 
 

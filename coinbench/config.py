@@ -213,6 +213,12 @@ class EvaluationConfig(Config):
     """pairs: a pair x⁺, x⁻ stays in one fold; paper: plain stratified folds."""
     permutations: int = Field(default=20, gt=0)
     """Draws behind each permuted control (labels in consistency, classes in sparsity, images in concept flags)."""
+    part_images: int = Field(default=600, ge=20)
+    """Test scenes redrawn with independent parts, to find the part that a concept follows; half of them test."""
+    locality_images: int = Field(default=16, gt=0)
+    """Of these, how many a concept is raised on."""
+    use_images: int = Field(default=200, gt=0)
+    """Test images on which f's use of each part is measured by redrawing it."""
     sparsity_thresholds: tuple[float, ...] = (0.7, 0.5, 0.2)
     """t: concepts with r_{k,c} > t are counted (paper table 13)."""
     top_counts: tuple[int, ...] = (4, 8, 16, 32, 64, 128)

@@ -330,12 +330,24 @@ def default_metrics(datasets: tuple[str, ...]) -> tuple[str, ...]:
     """Return the metrics of a run that names none: those that are neither dear nor need a download, and those that the
     paper's settings have.
 
+    Those that do not apply to any of the data sets are left out.
+
     Raises:
         UsageError: a plug-in's metric cannot be imported.
     """
     named = presets_paper.METRICS if any(dataset in presets_paper.DATASETS for dataset in datasets) else ()
     loaded = {name: registry.METRICS.load(name) for name in registry.METRICS.names()}
-    return tuple(name for name, metric in loaded.items() if name in named or not (metric.needs or metric.on_request))
+    chosen = [name for name, metric in loaded.items() if name in named or not (metric.needs or metric.on_request)]
+    return tuple(name for name in chosen if any(applies(name, dataset) for dataset in datasets))
+
+
+def applies(metric: str, dataset: str) -> bool:
+    """Tell whether a metric can be measured on a data set, whatever its settings.
+
+    Raises:
+        UsageError: a name is unknown, or its plug-in cannot be imported.
+    """
+    return registry.PROBLEMS.load(dataset).truth or not registry.METRICS.load(metric).truth
 
 
 def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:

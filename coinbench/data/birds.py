@@ -103,7 +103,10 @@ class Birds(Source):
     def images(
         self, index: np.ndarray, size: int, factors: Int[np.ndarray, "n parts"] | None = None
     ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-        """Return the images at `index`; with `factors` given, the same scenes around birds of those parts."""
+        """Return the images at `index`; with `factors` given, the same scenes around birds of those parts.
+
+        A factor of `NEUTRAL` draws a part as none of its values.
+        """
         return draw(*self._scenes(index, factors), size)
 
     def coverage(
@@ -158,5 +161,6 @@ def _open(config: BirdsConfig, cache: Path) -> Birds:
 DATASET = DatasetSpec(
     config=BirdsConfig,
     open=_open,
+    truth=True,
     summary="drawn birds with known parts, 10 classes, RGB, any size; always at hand",
 )

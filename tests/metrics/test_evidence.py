@@ -68,6 +68,18 @@ EVIDENCE = {
         *("metrics.stability", "test_concept_flags.py::test_the_matching_is_the_best_of_all"),
         "test_concept_flags.py::test_concepts_in_another_order_are_stable_and_those_of_chance_are_not",
     ),
+    "part_alignment": (
+        *("metrics.part_alignment", "test_parts.py::test_information_is_that_of_scikit_learn"),
+        "test_parts.py::test_an_oracle_scores_one_and_no_meaning_scores_chance",
+    ),
+    "part_locality": (
+        *("metrics.part_locality", "test_parts.py::test_a_part_changes_nothing_outside_its_region"),
+        "test_parts.py::test_an_oracle_scores_one_and_no_meaning_scores_chance",
+    ),
+    "part_use": (
+        *("metrics.part_use", "test_parts.py::test_log_odds_and_correlation_are_those_of_their_definitions"),
+        "test_parts.py::test_an_oracle_scores_one_and_no_meaning_scores_chance",
+    ),
     "part_consistency": (
         *("metrics.part_consistency", "test_part_consistency.py::test_the_area_is_that_of_scikit_learn"),
         "test_part_consistency.py::test_each_planted_concept_adds_its_own_part",
