@@ -20,11 +20,10 @@ from coinbench.config import EvaluationConfig
 from coinbench.errors import DataError, MetricError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, frechet, statistics
+from coinbench.metrics.frechet import FORMULA, frechet, resampled, statistics
 from coinbench.metrics.inception import compact, opened
 from coinbench.results import Score
 from coinbench.rng import Rng
-from coinbench.statistics import resamples
 from coinbench.trace import Trace
 
 RELEVANT, IMAGES = 0.5, 3
@@ -147,8 +146,8 @@ def interval(
     value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], config: EvaluationConfig
 ) -> tuple[float, float]:
     """Return value ± 1.96 standard deviations of the distance on few resamples of the pairs, as of FID."""
-    rows = resamples(len(a), max(10, config.bootstrap // 50), Rng(config.seed).child("bootstrap"))
-    spread = 1.96 * float(np.std([frechet(statistics(a[row]), statistics(b[row])) for row in rows], ddof=1))
+    draws = resampled(a, b, Rng(config.seed).child("bootstrap"), max(10, config.bootstrap // 50))
+    spread = 1.96 * float(np.std(draws, ddof=1))
     return max(value - spread, 0.0), value + spread
 
 
