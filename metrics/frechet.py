@@ -195,6 +195,6 @@ class FrechetDistance(Metric):
                     ends, drawn = interval(value, draws), Resamples(draws, "images", config.seed)
                 rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail, resamples=drawn))
             if len(real) > 1:
-                floor = expectation(real, rng.child("expectation"), config.bootstrap // 50)
+                floor = expectation(real, rng.child("expectation"), max(5, config.bootstrap // 100))
                 rows.append(spec.score(*floor, n=len(real), arm="same distribution", detail=detail))
         return rows
