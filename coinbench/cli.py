@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
+from coinbench.cli_audit import audit
 from coinbench.cli_check import check
 from coinbench.cli_doctor import doctor
 from coinbench.cli_gate import gate
@@ -39,6 +40,7 @@ from coinbench.cli_options import (
 )
 from coinbench.cli_plan import plan, trial
 from coinbench.cli_pretrain import pretrain
+from coinbench.cli_published import ablate, repro, table
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
 
@@ -52,11 +54,15 @@ app = typer.Typer(
 app.command()(ls)
 app.command()(info)
 app.command()(check)
+app.command()(audit)
 app.command()(pretrain)
 app.command()(doctor)
 app.command()(gate)
 app.command()(plan)
 app.command(hidden=True)(trial)
+app.command()(table)
+app.command()(repro)
+app.command()(ablate)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

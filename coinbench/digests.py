@@ -54,6 +54,15 @@ def perceptual_digest(cell: Cell) -> str:
     return digest(_seen(cell), config.key(), _core())
 
 
+def parts_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines f_part, a network of f's kind trained on the attributes."""
+    from coinbench.part_judge import fit_parts_network
+
+    spec = registry.CLASSIFIERS.load(cell.problem.classifier.net)
+    code = _core(), _source(spec.build), _source(fit_parts_network)
+    return digest("parts", _seen(cell), cell.problem.classifier.key(), code)
+
+
 def generator_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines G."""
     if found := shipped.find("generator", cell.problem.generator, cell):

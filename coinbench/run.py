@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinbench import reports, resampled, results
+from coinbench.across import rows_across
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
@@ -101,6 +102,7 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
         broken = table[table["value"].isna() | ((table["n"] == 0) & (table["subject"] == "all"))]
         for metric in sorted(set(broken["metric"])):
             unavailable[f"{cell.label}: {metric}"] = "no valid value"
+    tables += rows_across(planned, out.name)
     if tables:
         results.write(pd.concat(tables, ignore_index=True), out)
         resampled.write(drawn, out)

@@ -40,7 +40,7 @@ def rescore(out: Path, metrics: str | None, bootstrap: int | None) -> None:
                 path = folder / "samples" / f"{name}.parquet"
                 if path.is_file():
                     scores = _scores(name, path, cell.evaluation, bootstrap)
-                    table = _replaced(table, name, scores)
+                    table = _replaced(table, scores)
                     drawn |= resampled.of_scores(scores, str(digest))
                 elif chosen:
                     raise DataError(f"{folder}: no records of {name!r}; run with --metrics {name} first")
@@ -67,12 +67,12 @@ def _scores(name: str, path: Path, config: EvaluationConfig, bootstrap: int | No
         ) from error
 
 
-def _replaced(table: Any, name: str, scores: list[Score]) -> Any:
+def _replaced(table: Any, scores: list[Score]) -> Any:
     """Return the rows of a cell with those of one metric replaced."""
     import pandas as pd
 
-    metric = registry.METRICS.load(registry.METRICS.stored(name))
     same = {column: table[column].iloc[0] for column in ("run", "dataset", "method", "seed", "variant")}
     same |= {column: table[column].iloc[0] for column in ("classifier_digest", "cell")}
-    mine = {spec.name for spec in metric.specs}
+    # Numbers of several seeds stay: the records of one cell do not make them.
+    mine = {score.metric for score in scores}
     return pd.concat([table[~table["metric"].isin(mine)], results.frame(scores, **same)], ignore_index=True)

@@ -38,6 +38,8 @@ def _specs(net: str) -> tuple[MetricSpec, MetricSpec]:
                 f"{trunk}; mean over the images of the test split, unaugmented; 95 % bootstrap over images"
             ),
             null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
+            formula="mean over x of Σ_l mean_hw w_l · (y_l(x) − y_l(x̃))², y_l the features after stage l at length 1",
+            oracle="0: x̃ = x",
         )
 
     name, published = net.removeprefix("lpips_"), TRUNKS[net]
@@ -49,6 +51,7 @@ def _specs(net: str) -> tuple[MetricSpec, MetricSpec]:
 class _Lpips(Metric):
     """Distance per image, of x̃ and of the mean training image."""
 
+    cost = "one pass of the trunk over x and over x̃ for each image: dear on VGG16 without a GPU"
     net: ClassVar[str]
     """A perceptual net of LPIPS."""
 

@@ -26,6 +26,8 @@ MSE = MetricSpec(
         "the images of the test split, unaugmented; 95 % bootstrap over images"
     ),
     null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
+    formula="mean over x of ‖x̃ − x‖² / (C·H·W)",
+    oracle="0: x̃ = x",
 )
 
 
@@ -53,6 +55,7 @@ class MeanSquaredError(Metric):
     """Squared error per image, of x̃ and of the mean training image."""
 
     specs = (MSE,)
+    cost = "one x̃ for each image, which other metrics share"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass; averages the training images."""

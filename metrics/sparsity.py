@@ -28,6 +28,8 @@ SPARSITY = MetricSpec(
         "permuted: r_k(x) averaged over randomly permuted predicted classes, mean over the draws: the number of "
         "concepts that are relevant whatever the class"
     ),
+    formula="mean over c of |{k: r_{k,c} > t}|",
+    oracle="as many concepts as a class is made of; neither few nor many is better in itself",
 )
 
 
@@ -44,6 +46,7 @@ class Sparsity(Metric):
     """Counts on the global relevance of the training images; the test split is not used."""
 
     specs = (SPARSITY,)
+    cost = "no pass: relevances of the training images, averaged once more for each permutation"
 
     def update(self, trace: Trace) -> None:
         """Use nothing of the test split."""

@@ -234,9 +234,15 @@ def _read_cell(path: Path) -> CellFolder:
         error=str(error.get("error", "")),
         provenance=load(path / "provenance.json"),
         steps=int(_number(mapping(method.get("train")).get("steps")) or 0) or None,
-        title=str(data.get("title") or ""),
+        title=str(data.get("title") or _part(config)),
         fingerprint=str(config.get("data_fingerprint", "")),
     )
+
+
+def _part(cell: dict[str, Any]) -> str:
+    """Return what tables call a data set of which only a part need be here; nothing where all of it is."""
+    whole = mapping(cell.get("data")).get("complete", True)
+    return "" if whole else f"{cell.get('dataset', _UNKNOWN)} (part)"
 
 
 def _with_status(cell: CellFolder, measured: set[str]) -> CellFolder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinbench.errors import DataError
+from coinbench.reports import concept_tables
 from coinbench.reports.assembly import assemble
 from coinbench.reports.folder import Record, RunFolder, Series, budget, read_folder, records_of, series_of, titles_of
 from coinbench.reports.layout import (
@@ -49,6 +50,7 @@ NAMES = {
     "consistency_shift": "relative shift",
     "dead_concepts": "dead concepts",
     "sparsity": "sparsity",
+    **concept_tables.NAMES,
 }
 """How tables and figures call the metrics; others by their name."""
 _SHOWN_ELSEWHERE = frozenset({"faithfulness_mean", "faithfulness_iqr"})
@@ -65,7 +67,7 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables, and one of the numbers that none of them shows, where there are any.
+    """Return the five tables; where there are any, two of further numbers, and one of those that no other shows.
 
     A table that nothing was measured for has no rows.
 
@@ -85,6 +87,7 @@ def build_tables(
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
     spent = budget(run, series) if run else ""
     tables = [builder(numbers, series) for builder in builders]
+    tables += concept_tables.concept_tables(numbers, series, _table, _methods(series))
     others = _others(numbers, series)
     tables += [others] if others.rows else []
     return [replace(t, notes=(*t.notes, spent)) if spent and t.rows else t for t in tables]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -241,6 +242,19 @@ def test_image_folders_are_called_by_their_titles(make_run: Maker, tmp_path: Pat
     # Two folders of one name stay apart, whatever they are called.
     run = make_run(tmp_path / "2", **given, data={"a": "faces", "b": "faces"}, fingerprint="", images=False)
     assert {row.labels[0] for row in table_of(run, "accuracy").rows} == {"faces [a]", "faces [b]"}
+
+
+def test_a_part_of_a_data_set_is_called_so(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("flint",), datasets=("cub200",), seeds=(0,), images=False)
+    (path,) = run.glob("cells/*/cell.json")
+    cell = json.loads(path.read_text())
+    for data, label in (
+        ({"complete": True}, "cub200"),
+        ({"complete": False}, "cub200 (part)"),
+        ({"complete": False, "title": "CUB-50"}, "CUB-50"),
+    ):
+        path.write_text(json.dumps(cell | {"data": data}))
+        assert {row.labels[0] for row in table_of(run, "accuracy").rows} == {label}
 
 
 def test_a_method_with_an_f_of_its_own_is_marked(make_run: Maker, tmp_path: Path) -> None:
