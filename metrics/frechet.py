@@ -134,6 +134,12 @@ def interval(value: float, draws: np.ndarray) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
+def around(value: float, draws: np.ndarray) -> tuple[float, float]:
+    """Return value ± 1.96 standard deviations of `resampled` distances: few of them tell no percentile."""
+    spread = 1.96 * float(np.std(draws, ddof=1))
+    return max(value - spread, 0.0), value + spread
+
+
 def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple[float, tuple[float, float]]:
     """Return the distance that two independent samples of n from one distribution show, and its central 95 %.
 
