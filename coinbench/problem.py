@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from coinbench.models import Classifier, ImageGenerator
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
+from coinbench.truth import GroundTruth
+
+if TYPE_CHECKING:
+    from coinbench.part_judge import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,10 @@ class Problem:
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""
+    parts: Parts | None = None
+    """What is known of f_part, the judge of part consistency; None where there is no data set behind the splits."""
+    truth: GroundTruth | None = None
+    """Draws the images anew with other parts, where the data set can."""
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:

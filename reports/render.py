@@ -38,7 +38,7 @@ _ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar"}
 def to_markdown(table: Table, terminal: bool = False) -> str:
     """Return the table as aligned Markdown; a terminal shows _second_ instead of an HTML tag."""
     second = ("_", "_") if terminal else ("<ins>", "</ins>")
-    wrap = {"best": ("**", "**"), "second": second, "": ("", "")}
+    wrap = {"best": ("**", "**"), "second": second, "tie": ("", " ="), "": ("", "")}
     if not table.rows:
         return f"**{table.title}**\n\n{_NOTHING}\n"
     headers = [*table.headers, *(column.title for column in table.columns)]
@@ -128,7 +128,7 @@ def to_latex(table: Table) -> str:
     """Return the table for \\input, with caption and label; needs only booktabs."""
     if not table.rows:
         return f"% {table.title}: {_NOTHING}\n"
-    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "tie": "%s $=$", "": "%s"}
     headers = [*table.headers, *(column.title for column in table.columns)]
     body: list[list[str]] = []
     last, rules = table.rows[0].dataset, set()

@@ -75,7 +75,7 @@ def tried(words: list[str]) -> list[str]:
     # A table of a run needs one.
     if words and words[0] == "table":
         return words[:2]
-    return [*words, "--help"] if words and words[0] in ("score", "report") else words
+    return [*words, "--help"] if words and words[0] in ("score", "report", "compare", "gate") else words
 
 
 @pytest.fixture
