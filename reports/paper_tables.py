@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coinbench.inference import FEWEST_SEEDS
 from coinbench.published import Address, Column, Line, Paper, PublishedTable, Value
 from coinbench.published.settings import RULE, called, obstacle, plain, setting_of
 from coinbench.reports.layout import describe, significant
-from coinbench.reports.paper_run import SEEDS, Measured, PaperRun, Variant
+from coinbench.reports.paper_run import Measured, PaperRun, Variant
 from coinbench.reports.tables import title_of
 
 REPRODUCED, DIFFERS, APART, UNAVAILABLE = "reproduced", "differs", "not comparable", "unavailable"
@@ -318,7 +319,7 @@ def _judgements(paper: Paper, table: PublishedTable, lines: Sequence[Printed], r
     if any(cell.verdict in (REPRODUCED, DIFFERS) for _, cell in cells):
         said.append(
             f"{REPRODUCED}: the published number, give or take its rounding, lies in the 95 % interval of the measured "
-            f"one: Student's over {SEEDS} seeds or more, else the span of the seeds' intervals over the sample."
+            f"one: Student's over {FEWEST_SEEDS} seeds or more, else the span of the seeds' intervals over the sample."
         )
     if any(row.setting for row in table.rows) and any(key not in table.datasets for key in run.datasets().values()):
         said.append(RULE)
