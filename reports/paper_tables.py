@@ -9,7 +9,7 @@ from typing import Any
 
 from coinbench.inference import FEWEST_SEEDS
 from coinbench.published import Address, Column, Line, Paper, PublishedTable, Value
-from coinbench.published.settings import RULE, called, obstacle, setting_of
+from coinbench.published.settings import RULE, called, obstacle, plain, setting_of
 from coinbench.reports.layout import describe, significant
 from coinbench.reports.paper_run import Measured, PaperRun, Variant
 from coinbench.reports.tables import title_of
@@ -218,7 +218,7 @@ class _Filled:
         for one in self.run.along(shown, self.table):
             own = setting_of(one.tree, path)
             if own is not None and (shown, one.variant) not in self.shown:
-                label = f"{path.rpartition('.')[2]} = {_text(own)}"
+                label = f"{path.rpartition('.')[2]} = {plain(own)}"
                 row = _emptied(self.table.rows[0], setting={})
                 found.append(self._line(row, shown, one.variant, label))
         return found
@@ -288,10 +288,6 @@ def agrees(value: Value, found: Measured, address: Address) -> bool:
 
 def _emptied(row: Line, **changes: Any) -> Line:
     return row.model_copy(update={"values": (None,) * len(row.values), **changes})
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
 
 
 def _about(paper: Paper, table: PublishedTable) -> list[str]:
