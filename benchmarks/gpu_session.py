@@ -121,9 +121,6 @@ class Chain(threading.Thread):
         base = ["--dataset", given["dataset"], "--cache", str(self.cache), "--device", self.session.device]
         for text in self.sets():
             base += ["--set", text]
-        for kind in given.get("before", ()):
-            extra = [part for text in self.session.plan["smoke"].get(kind, ()) for part in ("--set", text)]
-            self._call(["pretrain", kind, *base, *(extra if smoke else ())], given["generator"])
         pretrain = ["pretrain", "generator", *base]
         for share in self.session.plan["smoke"]["generator"] if smoke else (given["generator"],):
             self._call(pretrain, share)
@@ -133,32 +130,27 @@ class Chain(threading.Thread):
             self._methods(base)
 
     def _methods(self, base: list[str]) -> None:
-        plan, smoke = self.session.plan, self.session.smoke
-        here = plan["smoke"] if smoke else plan["methods"]
-        command = [*base]
-        command += ["--set", f"problem.generator.init={self.average}", "--set", "problem.generator.finetune=false"]
-        for text in self.method_sets():
-            command += ["--set", text]
-        command += [
-            "--limit",
-            str(here["limit"]),
-            "--jobs",
-            str(plan["methods"]["jobs"]),
-            "--out",
-            str(self.run_folder),
-        ]
-        if self._call(["run", "--methods", self.given["methods"], *command], END) == 130 and (done := self._done()):
+        names = self.given["methods"].split(",")
+        if self._run(names, base, END) == 130 and (done := self._done()):
             # Methods that were finished in time still make tables and a report.
-            self._call(["run", "--methods", ",".join(done), *command], 1.0, least=PATIENCE)
+            self._run(done, base, 1.0, least=PATIENCE)
+
+    def _run(self, names: list[str], base: list[str], share: float, least: float = 1.0) -> int:
+        plan = self.session.plan
+        here = plan["smoke"] if self.session.smoke else plan["methods"]
+        sets = [f"problem.generator.init={self.average}", "problem.generator.finetune=false", *self.method_sets(names)]
+        command = ["run", "--methods", ",".join(names), *base, *(part for text in sets for part in ("--set", text))]
+        command += ["--limit", str(here["limit"]), "--jobs", str(plan["methods"]["jobs"])]
+        return self._call([*command, "--out", str(self.run_folder)], share, least)
 
     def _done(self) -> list[str]:
         """Return the methods whose cells are complete."""
         cells = [planned_from(read_cell(path), path.parent) for path in self.run_folder.glob("cells/*/cell.json")]
         return [planned.cell.method.name for planned in cells if planned.done]
 
-    def method_sets(self) -> list[str]:
-        """Return the settings of methods and evaluation; those of methods that this chain leaves out are no part."""
-        plan, names = self.session.plan, self.given["methods"].split(",")
+    def method_sets(self, names: list[str]) -> list[str]:
+        """Return the settings of methods and evaluation; those of methods that are not named are no part."""
+        plan = self.session.plan
         sets = plan["smoke"]["methods"] if self.session.smoke else plan["methods"]["sets"]
         mine = [text for text in sets if not text.startswith("methods.") or text.split(".")[1] in names]
         return [*mine, *self.given.get("method_sets", ())]

@@ -121,6 +121,8 @@ def main() -> None:
     device = torch.device(given.device)
     # Shapes stay the same from step to step.
     torch.backends.cudnn.benchmark = True
+    # The first few that cuDNN proposes: trying all takes tens of seconds for grouped convolutions.
+    torch.backends.cudnn.benchmark_limit = 3
     size = Size(given.size, given.base, given.K, given.channels, batch=given.batch)
     what = f"VisCoIN's step at {given.size} px, {given.batch} real and {given.batch} sampled images, K = {given.K}; "
     about = {

@@ -68,7 +68,7 @@ def grid_search(data: list[Embeddings]) -> list[float]:
     for concept, (train, test) in enumerate(data):
         split = PredefinedSplit(folds(PAIRS, "pairs", Rng(concept).child("folds")))
         search = GridSearchCV(SVC(kernel="linear"), {"C": list(EvaluationConfig().svm_c)}, cv=split)
-        scores.append(search.fit(train, labels).score(test, labels))  # pyright: ignore
+        scores.append(search.fit(train, labels).score(test, labels))
     return scores
 
 

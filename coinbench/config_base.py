@@ -39,7 +39,7 @@ class Config(BaseModel):
 
 _NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title", "fast"})
 """How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
-_AS_BEFORE: dict[str, Any] = {"tf32": False}
+_AS_BEFORE: dict[str, Any] = {"tf32": None}
 """Settings that came later, with what was done before: at it they are left out, so that digests stay."""
 
 
@@ -97,12 +97,13 @@ class TrainConfig(Config):
     """Decay of an exponential moving average of the weights, which is then what is kept."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; fp16 scales the loss and needs CUDA."""
-    tf32: bool = False
-    """On CUDA, round the factors of float32 products to 10 bits of mantissa: seven times the peak."""
+    tf32: bool | None = None
+    """On CUDA, round the factors of float32 products to 10 bits of mantissa, for seven times the peak; default: torch's
+    own, in convolutions only."""
     fast: Literal["auto", "off", "fold", "graph", "compile", "full"] = "auto"
     """How f, G and p are run while a method is trained, to the same numbers but for the order of sums. fold: batch norm
     of f in its convolutions; graph: that, and the step as a CUDA graph; compile: fold, and G and p by torch.compile;
-    full: all of it. auto: off on the CPU, graph on CUDA."""
+    full: all of it. auto: what is fastest on the device (docs/speed.md)."""
     log_every: int = Field(default=25, gt=0)
     """Steps between rows of train.csv."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)

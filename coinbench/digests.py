@@ -20,6 +20,8 @@ from coinbench.published_weights import TRUNKS
 
 EXHIBITS = 2
 """Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
+INTERVALS = 2
+"""Raised whenever intervals change, or what is kept of resamples for tests between methods."""
 _TRAINING = (
     *("training.py", "selection.py", "checkpoints.py", "problem.py", "models.py", "pretrain.py", "parts.py"),
     "classifiers/labels.py",
@@ -88,7 +90,7 @@ def evaluate_digest(cell: Cell) -> str:
         versions |= {spec.name: spec.version for spec in metric.specs}
         if registry.METRICS.targets[name]:
             versions[f"source of {name}"] = _source(metric)
-    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS)
+    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS, INTERVALS)
 
 
 def cell_digest(cell: Cell) -> str:

@@ -17,7 +17,7 @@ from coinbench.cache import Cache, default_root
 from coinbench.errors import Unavailable
 from coinbench.log import Log
 from coinbench.records import Records as Records
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 
 if TYPE_CHECKING:
     from coinbench.bank import ConceptBank
@@ -62,8 +62,9 @@ class MetricSpec:
         subject: str = "all",
         params: str = "",
         detail: str = "",
+        resamples: Resamples | None = None,
     ) -> Score:
-        """Make a row of results; `detail` is added to the protocol."""
+        """Make a row of results; `detail` is added to the protocol, `resamples` serve tests between methods."""
         return Score(
             metric=self.name,
             params=params,
@@ -77,6 +78,7 @@ class MetricSpec:
             higher_is_better=self.higher_is_better,
             version=self.version,
             protocol=f"{self.protocol}; {detail}" if detail else self.protocol,
+            resamples=resamples,
         )
 
 

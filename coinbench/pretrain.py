@@ -15,6 +15,7 @@ from coinbench.config import Cell, ClassifierConfig, DataConfig, PerceptualConfi
 from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, parts_digest, perceptual_digest
 from coinbench.errors import DataError, UsageError
+from coinbench.fast import tensor_float
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
@@ -134,7 +135,13 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     p = build_perceptual(problem.perceptual, channels, size, cache).to(device)
 
     def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
-        return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
+        config = getattr(problem, kind)
+
+        def as_set(log: Log) -> None:
+            with tensor_float(config.train.tf32):
+                train(log)
+
+        return Stage(kind, key, network, as_set, shipped.find(kind, config, cell))
 
     def fit_classifier(log: Log) -> None:
         of, rng_of_f = registry.CLASSIFIERS.load(problem.classifier.net), Rng(problem.classifier.seed)

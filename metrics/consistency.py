@@ -39,7 +39,7 @@ _IMAGES = (
     "x⁻: φ_k = 0, the rest and Φ′ untouched; embedding: spatial mean of the "
     "first tap (block 2 of a ResNet, convolution 2 of a LeNet) of the classifier f shared by all methods"
 )
-_MEAN = "mean over concepts; 95 % percentile bootstrap over concepts"
+_MEAN = "mean over concepts; 95 % bootstrap over concepts"
 
 CONSISTENCY = MetricSpec(
     name="consistency",
@@ -85,7 +85,7 @@ DEAD = MetricSpec(
     source="docs/metrics.md 3",
     protocol=(
         "share of concepts for which the training or the test split has fewer than 10 images predicted as a class "
-        f"with r_{{k,c}} > 0, or φ_k = 0 in all of them; {_MEAN}"
+        "with r_{k,c} > 0, or φ_k = 0 in all of them; mean over concepts; 95 % Wilson interval"
     ),
     null="untrained: the same method at initialisation",
     formula="|{k: dead}| / K",
@@ -307,12 +307,14 @@ class Consistency(Metric):
                 said = f"{detail}, {config.permutations} permutations" if arm == "permuted" else detail
                 # The permuted labels belong to the same images: their shift is the method's.
                 for spec, column in ((CONSISTENCY, "score"), (SHIFT, "shift"))[: 1 if arm == "permuted" else 2]:
-                    rows.append(summarise(spec, of[column], config, arm=arm, params=params, detail=said))
+                    rows.append(
+                        summarise(spec, of[column], config, arm=arm, params=params, detail=said, over="concepts")
+                    )
                     rows += [
                         spec.score(value, n=int(n), arm=arm, params=params, subject=f"concept:{k}", detail=said)
                         for k, value, n in zip(of["concept"], of[column], of["images"], strict=True)
                     ]
         for arm in ("method", "untrained"):
             here = (records["arm"] == arm) & (records["lambda"] == config.lambdas[0])
-            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail))
+            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail, over="concepts"))
         return rows

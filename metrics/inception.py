@@ -19,14 +19,13 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, frechet, statistics
+from coinbench.metrics.frechet import FORMULA, compact, expectation, frechet, resampled, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
 from coinbench.published_weights import Found, find, folder
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
-from coinbench.statistics import resamples
 from coinbench.trace import Trace
 
 if TYPE_CHECKING:
@@ -83,22 +82,6 @@ FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.for
 KD_FILE = _spec(
     "kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}", _MMD, _BELOW
 )
-
-
-def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
-    """Return features in an orthonormal basis of their span, in float64.
-
-    No distance between them changes, and of few images neither does it take the time of 2048 dimensions.
-
-    >>> (a,) = compact(np.array([[3.0, 0.0, 4.0]]))
-    >>> a.shape, float(abs(a[0, 0]))
-    ((1, 1), 5.0)
-    """
-    whole = [part.astype(np.float64) for part in parts]
-    if sum(map(len, whole)) >= whole[0].shape[1]:
-        return whole
-    basis = np.linalg.qr(np.concatenate(whole).T)[0]
-    return [part @ basis for part in whole]
 
 
 def opened(evaluation: Evaluation) -> tuple[Found, Inception]:
@@ -218,33 +201,45 @@ class InceptionDistances(Metric):
         real, rows = arms.pop("real"), []
         for arm, values in arms.items():
             a, b = compact(real, values)
-            value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
+            value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                ends = fid_interval(value, a, b, config)
+                # Few resamples, which tell a deviation and no percentile: each takes seconds at full size.
+                source = Rng(config.seed).child("bootstrap")
+                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
+                ends = _around(value, drawn.draws)
             detail = "; ".join(filter(None, (foreign, few)))
-            rows.append((FD_FILE if foreign else FID).score(value, ends, n=n, arm=arm, detail=detail))
+            spec = FD_FILE if foreign else FID
+            rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
+            if arm == "method" and n > 1:
+                source = Rng(config.seed).child("bootstrap", "expectation")
+                # Too few for an interval, enough for a level: the distance of large samples hardly varies.
+                level, _ = expectation(a, source, max(3, config.bootstrap // 200))
+                rows.append(spec.score(level, n=n, arm="same distribution", detail=detail))
             if n >= 4 and len(values) in (1, n):
-                value, ends, size = _kid(real, values, index, config, arm)
+                value, draws, size = _kid(real, values, index, config, arm)
                 detail = "; ".join(filter(None, (foreign, f"subsets of {size}")))
-                rows.append((KD_FILE if foreign else KID).score(value, ends, n=n, arm=arm, detail=detail))
+                ends, drawn = (np.nan, np.nan), None
+                if arm == "method":
+                    spread = 1.96 * float(np.std(draws, ddof=1))
+                    ends, drawn = (value - spread, value + spread), Resamples(draws, "images", config.seed)
+                spec = KD_FILE if foreign else KID
+                rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
         return rows
 
 
-def fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
+def _around(value: float, draws: np.ndarray) -> tuple[float, float]:
     """Return value ± 1.96 standard deviations of resampled pairs.
 
-    Few resamples, which tell a deviation and no percentile: each takes seconds at full size. They are biased upwards
-    (Chong and Forsyth 2020), so their mean is not used.
+    Resamples are biased upwards (Chong and Forsyth 2020), so their mean is not used.
     """
-    draws = resamples(len(a), max(10, config.bootstrap // 50), Rng(config.seed).child("bootstrap"))
-    spread = 1.96 * float(np.std([frechet(statistics(a[row]), statistics(b[row])) for row in draws], ddof=1))
+    spread = 1.96 * float(np.std(draws, ddof=1))
     return max(value - spread, 0.0), value + spread
 
 
 def _kid(
     real: np.ndarray, values: np.ndarray, index: np.ndarray, config: EvaluationConfig, arm: str
-) -> tuple[float, tuple[float, float], int]:
-    """Return mean over subsets, interval, and images in a subset; controls get a tenth of the subsets and no interval.
+) -> tuple[float, np.ndarray, int]:
+    """Return mean over subsets, draws of it, and images in a subset; controls get a tenth of the subsets.
 
     An image's chance to be in a subset depends on its index alone. Subsets of m of n images vary as a delete-(n - m)
     jackknife does (Shao and Wu 1989): √(m / (n - m)) of their deviation is that of the whole.
@@ -257,7 +252,4 @@ def _kid(
         of_arm = values[b] if len(values) == n else np.repeat(values, size, axis=0)
         found.append(kernel_distance(real[a].astype(np.float64), of_arm.astype(np.float64), width))
     value = float(np.mean(found))
-    if arm != "method":
-        return value, (np.nan, np.nan), size
-    spread = 1.96 * float(np.std(found, ddof=1)) * (size / (n - size)) ** 0.5
-    return value, (value - spread, value + spread), size
+    return value, value + (np.array(found) - value) * (size / (n - size)) ** 0.5, size

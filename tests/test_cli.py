@@ -17,7 +17,7 @@ from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLE
 
 RUN = ("run", "--methods", "viscoin", "--dataset", "birds")
 GROUPS = ("data", "data verify", "data card", "weights", "weights convert", "weights show")
-COMMANDS = ("run", "plan", "ls", "info", "doctor", "score", "report", "compare", "worker", *GROUPS)
+COMMANDS = ("run", "plan", "ls", "info", "doctor", "gate", "score", "report", "compare", "worker", *GROUPS)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_all_settings_of_the_plan_exist(
     chain = gpu_session.Chain(session, CHAINS[name])
     monkeypatch.setattr(chain, "_unpacked", lambda: session.packs / "images")
     methods = CHAINS[name].get("methods", "viscoin")
-    sets = chain.method_sets() if "methods" in CHAINS[name] else []
+    sets = chain.method_sets(CHAINS[name]["methods"].split(",")) if "methods" in CHAINS[name] else []
     resolved = resolve(Request(methods=methods, datasets=CHAINS[name]["dataset"], sets=(*chain.sets(), *sets)))
     (variants,) = resolved.experiments.values()
     (experiment,) = variants.values()

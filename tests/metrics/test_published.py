@@ -26,7 +26,8 @@ from coinbench.conformance.tiny import TinyCoIN, make_problem
 from coinbench.errors import DataError, Unavailable
 from coinbench.metric import Evaluation, Metric, Records
 from coinbench.metrics import inception as metric_of_inception
-from coinbench.metrics.inception import InceptionDistances, compact, kernel_distance
+from coinbench.metrics.frechet import compact
+from coinbench.metrics.inception import InceptionDistances, kernel_distance
 from coinbench.metrics.mse import mean_image
 from coinbench.networks.inception import Inception
 from coinbench.networks.lpips import LEAST, LPIPS

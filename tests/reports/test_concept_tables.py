@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coinbench import results
-from coinbench.reports.folder import records_of
+from coinbench.reports import figures, gallery
+from coinbench.reports.folder import RunFolder, Series, records_of
 from coinbench.reports.layout import Table
 from coinbench.reports.tables import build_tables
 from coinbench.results import Score
@@ -83,6 +86,18 @@ def test_what_has_a_table_is_in_no_other(tables: dict[str, Table]) -> None:
     protocols = " ".join(tables["concepts"].protocols)
     assert "FD-f [" in protocols
     assert "leakage in [-1, 1]" in protocols
+
+
+def test_the_curves_of_few_concepts_are_drawn_beside_random_ones(tmp_path: Path) -> None:
+    given = {"run": "r", "dataset": "d", "method": "flint", "seed": 0, "variant": "default", "cell": "c"}
+    records = records_of(results.frame(list(scores(0.6)), **given, classifier_digest="f"))
+    run = RunFolder(tmp_path, tuple(records), (), ())
+    images = gallery.read_all(run, [Series("flint", "default", "FLINT")])
+    (plot,) = [plot for plot in figures.plots(run, images) if plot.kind == "few"]
+    (axes,) = [axes for axes in plot.draw().axes if axes.lines]
+    lines = {line.get_linestyle(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_allclose(lines["-"], [[4, 0.2], [12, 0.6]])
+    np.testing.assert_allclose(lines["--"], [[4, 0.1], [12, 0.3]])
 
 
 def test_a_run_without_these_numbers_has_the_five_tables() -> None:
