@@ -212,12 +212,12 @@ def importances(
     for part in factors.T:
         rows, likely = [], []
         for value in range(int(part.max()) + 1):
-            forest = RandomForestClassifier(_TREES, max_features=None, min_samples_leaf=5, random_state=seed)
+            forest = RandomForestClassifier(_TREES, max_features=1.0, min_samples_leaf=5, random_state=seed)
             forest.fit(pooled[fit], part[fit] == value)
             rows.append(forest.feature_importances_)
             # A value that no image of the half has is never told.
             present = np.flatnonzero(forest.classes_)
-            likely.append(forest.predict_proba(pooled[test])[:, present].sum(1))
+            likely.append(np.asarray(forest.predict_proba(pooled[test]))[:, present].sum(1))
         found.append(np.stack(rows))
         hits.append(np.argmax(likely, axis=0) == part[test])
     return found, np.stack(hits, 1)
@@ -277,8 +277,8 @@ class PartAlignment(Metric):
         ]
         for k, (part, value) in enumerate(zip(followed, found.max(1), strict=True)):
             followed_by = names[part] if part >= 0 else "none"
-            row = {"subject": f"concept:{k}", "params": f"follows {followed_by.removeprefix('part:')}"}
-            rows.append(INFORMATION.score(value, n=len(pooled), detail=detail, **row))
+            told = f"follows {followed_by.removeprefix('part:')}"
+            rows.append(INFORMATION.score(value, n=len(pooled), subject=f"concept:{k}", params=told, detail=detail))
         order = rng.child("dci").numpy().permutation(len(pooled))
         for arm, concepts in (("method", pooled), ("permuted", pooled[order])):
             rows += _dci(concepts, factors, names, config, arm, detail)

@@ -119,6 +119,6 @@ class PartLocality(Metric):
         for k, part, value, n in zip(
             records["concept"], records["part"], records["inside"], records["scenes"], strict=True
         ):
-            row = {"subject": f"concept:{k}", "params": f"follows {part}"}
-            rows.append(LOCALITY.score(value, n=int(n), detail=detail, **row))
+            told = f"follows {part}"
+            rows.append(LOCALITY.score(value, n=int(n), subject=f"concept:{k}", params=told, detail=detail))
         return rows
