@@ -20,7 +20,7 @@ _PROTOCOL = (
     "share of images with argmax g(x_N) = label, g the full pass encode -> predict on decoded images; x_N: the N "
     "concepts of largest pooled_k as they are, all others 0, Φ′ untouched; N = 0, the paper's N below K, and K, where "
     "x_N = x̃; test images chosen at random by index, unaugmented (1000 by default, 200 in small presets; n is the "
-    "number used); mean over images"
+    "number used); mean over images; 95 % interval over images"
 )
 _NULL = (
     "random: the concepts added in random order (index-keyed, the same for all methods); the method's lead over it is "
@@ -33,7 +33,7 @@ AUC_FF = MetricSpec(
     bounds=(0.0, 1.0),
     higher_is_better=True,
     source="paper section 4, table 11; axis and scale: docs/metrics.md 14",
-    protocol=f"area under the accuracy over N/K from 0 to 1, trapezoid; {_PROTOCOL}; 95 % bootstrap over images",
+    protocol=f"area under the accuracy over N/K from 0 to 1, trapezoid; {_PROTOCOL}",
     null=_NULL,
     formula="∫_0^1 a(s) ds, a(N/K) = mean over x of [argmax g(x_N) = label]",
     oracle="near 1: the first concepts already show the class; never 1, since a(0) is chance without Φ′",
@@ -45,7 +45,7 @@ AUC_FF_CURVE = MetricSpec(
     bounds=(0.0, 1.0),
     higher_is_better=True,
     source="paper section 4, table 11 (accuracy on full reconstructions: N = K)",
-    protocol=f"{_PROTOCOL}; 95 % Wilson interval over images",
+    protocol=_PROTOCOL,
     null=_NULL,
     formula="a(N/K) = mean over x of [argmax g(x_N) = label]",
     oracle="the accuracy of g from the N on that a class is made of; at N = 0 chance, more is carried by Φ′",
@@ -130,7 +130,7 @@ class AreaUnderFaithfulness(Metric):
         rows, counts = [], [int(n) for n in np.unique(records["n"])]
         for arm in ("method", "random"):
             # [image, N]
-            hits = records["hit"][records["arm"] == arm].reshape(len(counts), -1).T.astype(bool)
+            hits = records["hit"][records["arm"] == arm].reshape(len(counts), -1).T.astype(np.float64)
             rows.append(summarise(AUC_FF, area(hits, counts), config, arm=arm))
             rows += [
                 summarise(AUC_FF_CURVE, hits[:, i], config, arm=arm, params=f"N={n}") for i, n in enumerate(counts)

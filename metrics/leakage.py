@@ -23,7 +23,7 @@ from coinbench.trace import Trace
 _PROTOCOL = (
     "x: test images chosen at random by index, unaugmented (1000 by default, 200 in small presets; n is the number "
     "used); x′: for each a training image of another class under g, drawn by index; g the full pass encode -> predict "
-    "on decoded images"
+    "on decoded images; 95 % interval over images"
 )
 _NULL = "0 where a method has no Φ′ (nothing is swapped), or the decoder ignores it; concepts: Φ swapped, Φ′ kept"
 
@@ -31,7 +31,6 @@ _NULL = "0 where a method has no Φ′ (nothing is swapped), or the decoder igno
 def _spec(
     name: str, what: str, unit: str, high: float, null: str, formula: str, oracle: str, better: bool | None = False
 ) -> MetricSpec:
-    interval = "Wilson interval" if name == "leakage_class" else "bootstrap"
     return MetricSpec(
         name=name,
         version=1,
@@ -39,7 +38,7 @@ def _spec(
         bounds=(0.0, high),
         higher_is_better=better,
         source="docs/metrics.md 15",
-        protocol=f"{what}; {_PROTOCOL}; 95 % {interval} over images",
+        protocol=f"{what}; {_PROTOCOL}",
         null=null,
         formula=formula,
         oracle=oracle,

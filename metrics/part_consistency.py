@@ -43,7 +43,7 @@ def _spec(name: str, what: str, formula: str, oracle: str, better: bool | None =
         bounds=(0.0, 1.0),
         higher_is_better=better,
         source="paper section 4, table 12 and figure 8",
-        protocol=f"{what}; {_PROTOCOL}",
+        protocol=f"{what}; {_PROTOCOL}; 95 % interval over concepts",
         null=_NULL,
         formula=formula,
         oracle=oracle,
@@ -53,21 +53,19 @@ def _spec(name: str, what: str, formula: str, oracle: str, better: bool | None =
 _CC = "CC_k(τ) = max over j of mean over x in X_k of [f_part(x⁺)_j − f_part(x⁻)_j > τ]"
 PART_CONSISTENCY = _spec(
     "part_consistency",
-    "largest share of images in which one and the same attribute rises by more than τ; mean over concepts, 95 % "
-    "bootstrap over concepts",
+    "largest share of images in which one and the same attribute rises by more than τ, mean over concepts",
     f"mean over k of {_CC}",
     "1: each concept adds a part of its own",
 )
 HALF = _spec(
     "part_consistency_half",
-    "share of concepts of which one attribute rises by more than τ in more than half of the images; 95 % Wilson "
-    "interval over concepts",
+    "share of concepts of which one attribute rises by more than τ in more than half of the images",
     f"share of k with CC_k(τ) > ½, {_CC}",
     "1",
 )
 COVERED = _spec(
     "part_consistency_covered",
-    "share of concepts that the others are means over; 95 % Wilson interval over concepts",
+    "share of concepts that the others are means over",
     "|{k: |X_k| ≥ 10 and φ_k active in X_k}| / K",
     "1; a method may well have concepts that are relevant to no class above 0.5",
     None,
@@ -215,9 +213,10 @@ class PartConsistency(Metric):
             for arm, each in rises.items():
                 every = [shares(found, tau) for found in each]
                 best = np.array([share.max() for share in every])
-                given = {"arm": arm, "params": params, "detail": detail, "over": "concepts"}
-                rows.append(summarise(PART_CONSISTENCY, best, config, **given))
-                rows.append(summarise(HALF, best > 0.5, config, **given))
+                rows.append(
+                    summarise(PART_CONSISTENCY, best, config, arm=arm, params=params, detail=detail, over="concepts")
+                )
+                rows.append(summarise(HALF, best > 0.5, config, arm=arm, params=params, detail=detail, over="concepts"))
                 rows += [
                     PART_CONSISTENCY.score(
                         float(value),
@@ -230,7 +229,7 @@ class PartConsistency(Metric):
                     for k, value, found, share in zip(concepts, best, each, every, strict=True)
                 ]
         covered = np.isin(np.arange(K), concepts)
-        rows.append(summarise(COVERED, covered, config, over="concepts"))
+        rows.append(summarise(COVERED, covered, config))
         own = records["concept"] < 0
         value, told = records["value"][own], records["told"][own]
         areas = [

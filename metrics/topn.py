@@ -22,7 +22,7 @@ TOPN_ACCURACY = MetricSpec(
     protocol=(
         "share of images with argmax Θ(Φ_N) = label, Φ_N: the N concepts of largest pooled_k as they are, all others 0 "
         "(of equal ones the first); the paper's N below K, and K; test split, unaugmented; mean over images; 95 % "
-        "Wilson interval over images, of the random arm a bootstrap"
+        "interval over images"
     ),
     null="random: N concepts chosen at random (index-keyed, the same draws for all methods), mean over the draws",
     formula="mean over x of [argmax Θ(Φ_N(x)) = label]",
@@ -96,8 +96,7 @@ class TopNAccuracy(Metric):
                 here = (records["n"] == count) & (records["arm"] == arm)
                 draws = len(np.unique(records["draw"][here]))
                 # [image, draw]: the draws of an image are resampled with it.
-                hits = records["hit"][here].reshape(draws, -1).T.astype(bool)
+                hits = records["hit"][here].reshape(draws, -1).T
                 detail = f"{draws} random draws" if arm == "random" else ""
-                values = hits[:, 0] if draws == 1 else hits
-                rows.append(summarise(TOPN_ACCURACY, values, config, arm=arm, params=f"N={count}", detail=detail))
+                rows.append(summarise(TOPN_ACCURACY, hits, config, arm=arm, params=f"N={count}", detail=detail))
         return rows

@@ -20,9 +20,9 @@ from coinbench.config import EvaluationConfig
 from coinbench.errors import DataError, MetricError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, frechet, resampled, statistics
+from coinbench.metrics.frechet import FORMULA, around, frechet, resampled, statistics
 from coinbench.metrics.inception import compact, opened
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
 from coinbench.trace import Trace
 
@@ -142,15 +142,6 @@ def maximised(
     return x.detach()
 
 
-def interval(
-    value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], config: EvaluationConfig
-) -> tuple[float, float]:
-    """Return value ± 1.96 standard deviations of the distance on few resamples of the pairs, as of FID."""
-    draws = resampled(a, b, Rng(config.seed).child("bootstrap"), max(10, config.bootstrap // 50))
-    spread = 1.96 * float(np.std(draws, ddof=1))
-    return max(value - spread, 0.0), value + spread
-
-
 class _Visualisation(Metric):
     """Features of visualisations, of the images they start from, and of controls."""
 
@@ -238,10 +229,13 @@ class _Visualisation(Metric):
         detail = "" if spec in (FD_F, FID) else judge
         for arm, values in sorted(arms.items(), key=lambda item: item[0] != "method"):
             a, b = compact(real, values)
-            value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
+            value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                ends = interval(value, a, b, config)
-            rows.append(spec.score(value, ends, n=len(real), arm=str(arm), detail=detail))
+                # Few, as of FID: each takes seconds at full size.
+                source = Rng(config.seed).child("bootstrap")
+                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
+                ends = around(value, drawn.draws)
+            rows.append(spec.score(value, ends, n=len(real), arm=str(arm), detail=detail, resamples=drawn))
         return rows
 
 

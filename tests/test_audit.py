@@ -22,7 +22,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.conformance.tiny import make_truth_problem
 
 METRICS = ("mse", "concept_flags", "part_locality")
-SETTINGS = {"part_images": 100, "locality_images": 2, "permutations": 10, "bootstrap": 100, "faithfulness_images": 8}
+SETTINGS = {"part_images": 80, "locality_images": 2, "permutations": 10, "bootstrap": 100, "faithfulness_images": 8}
 
 
 @pytest.fixture(scope="module")

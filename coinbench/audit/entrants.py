@@ -194,7 +194,8 @@ class Watermark(_Around):
         plain = pixels.copy()
         plain[:, oracle.untouched] = oracle.ring(index).reshape(len(pixels), -1, pixels.shape[3])
         shown = torch.from_numpy(oracle.indicators(oracle.parts(plain, index))).to(images.device)
-        return replace(found, support=torch.cat([found.support[:, :1], shown], 1))
+        scene = torch.from_numpy(index.astype(np.float32))[:, None].to(images.device)
+        return replace(found, support=torch.cat([scene, shown], 1))
 
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
         """Draw what Φ′ says, with Φ written into it."""
