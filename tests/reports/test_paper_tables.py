@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from paper_folder import Folder, settings
 
@@ -205,8 +206,8 @@ def test_ablations_are_drawn(tmp_path: Path) -> None:
     panels, trade = (plot.draw() for plot in drawn)
     assert [axes.get_title() for axes in panels.axes] == ["median FF_x, τ = 0.2", "MSE", "PD-p"]
     (line, *_) = trade.axes[0].get_lines()
-    assert list(line.get_xdata()) == pytest.approx([0.5, 0.4, 0.3, 0.2])
-    assert list(line.get_ydata()) == pytest.approx([0.105, 0.205, 0.305, 0.405])
+    assert np.asarray(line.get_xdata()) == pytest.approx([0.5, 0.4, 0.3, 0.2])
+    assert np.asarray(line.get_ydata()) == pytest.approx([0.105, 0.205, 0.305, 0.405])
     (axis,) = chosen([], ["method.gamma=1,2.5"], json.loads(settings("birds", "viscoin")))
     assert re.search(r"\| gamma = 1 +\| +0\.305 ± 0\.007", axis_lines(axis.named, run.numbers, "birds", "viscoin"))
 
