@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coinbench.errors import DataError
 from coinbench.inference import seed_interval
 from coinbench.published import Address, Line, PublishedTable
 from coinbench.published.settings import carried, changed, covers, setting_of
@@ -50,7 +51,13 @@ class PaperRun:
     """A run folder as published tables see it."""
 
     def __init__(self, run: RunFolder) -> None:
-        """Group its cells by data set, method and variant."""
+        """Group its cells by data set, method and variant.
+
+        Raises:
+            DataError: no cell says with which settings its numbers were measured.
+        """
+        if not run.cells:
+            raise DataError(f"{run.path}: no cells/*/cell.json there; give the whole --out folder of a run")
         self.run = run
         self.numbers = Numbers(run.records)
         groups: dict[tuple[str, str, str], list[CellFolder]] = {}

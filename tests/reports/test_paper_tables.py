@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from paper_folder import Folder, settings
 
+from coinbench.errors import DataError
 from coinbench.overrides import parse
 from coinbench.published import PublishedTable, papers
 from coinbench.reports.ablation import as_text, axis_lines, effects, plots
@@ -59,6 +60,13 @@ def test_a_number_reproduces_where_the_published_one_lies_in_its_interval(tmp_pa
     assert "unavailable: this run has no CelebA-HQ, no Stanford Cars." in found.notes
     line = r"\| CUB-200 +\| VisCoIN +\| +79\.44 \| +79\.000 \| +−0\.440 \[−1\.440, \+0\.560\] \| +reproduced \|"
     assert re.search(line, render(found, "md"))
+
+
+def test_numbers_without_their_settings_are_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).add("cub200", "viscoin", {("accuracy", ""): (0.79, 0.01)})
+    shutil.rmtree(tmp_path / "cells")
+    with pytest.raises(DataError, match="no cells/"):
+        folder.read()
 
 
 def test_rounding_and_bounds_of_the_paper_count(tmp_path: Path) -> None:
