@@ -14,9 +14,15 @@ from coinbench.published.settings import carried, changed, covers, setting_of
 from coinbench.reports.folder import CellFolder, Record, RunFolder, Series, load
 from coinbench.reports.layout import Entry, Numbers
 
-_NEEDS = {"lpips_vgg": ("lpips_vgg", "vgg16"), "fid": ("inception", "inception"),
-          "visualisation_fid": ("visualisation_fid", "inception")}  # fmt: skip
-"""Rows of results that need weights: the metric that makes them, and the weights."""
+_MAKERS = {
+    "accuracy_f": "accuracy",
+    "accuracy_reconstruction": "accuracy",
+    "fid": "inception",
+    "part_consistency_half": "part_consistency",
+}
+"""Rows of results whose metric has another name."""
+_WEIGHTS = {"lpips_vgg": "vgg16", "fid": "inception", "visualisation_fid": "inception"}
+"""Rows that need weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +141,13 @@ class PaperRun:
         failed = next((cell for cell in variant.cells if cell.status in ("failed", "unfinished")), None)
         if failed and all(cell.status in ("failed", "unfinished") for cell in variant.cells):
             return f"the cell {failed.status}" + (f" ({failed.error})" if failed.error else "")
-        metric, weights = _NEEDS.get(address.metric, (address.metric, ""))
+        metric = _MAKERS.get(address.metric, address.metric)
         for cell in variant.cells:
             if reason := load(cell.path / "unavailable.json").get(metric):
                 return str(reason)
-        brings = f"; `coinbench weights fetch {weights}` and --metrics {metric} bring it" if weights else ""
-        return f"not measured in this run{brings}"
+        weights = _WEIGHTS.get(address.metric)
+        fetched = f"`coinbench weights fetch {weights}` and " if weights else ""
+        return f"not measured in this run; {fetched}--metrics {metric} {'bring' if weights else 'brings'} it"
 
 
 def _holds(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
