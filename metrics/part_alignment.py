@@ -262,7 +262,7 @@ class PartAlignment(Metric):
         found = information(binned(pooled), factors)
         chance = permuted(pooled, factors, rng, config.permutations)
         followed = follows(found, chance)
-        detail = f"n images, of {len(names)} parts"
+        detail = f"{len(pooled)} images, {len(names)} parts"
         rows = [
             summarise(INFORMATION, found.max(1), config, detail=detail, over="concepts"),
             # [concept, draw]: the draws of a concept are resampled with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -232,7 +233,7 @@ class Duplicated(_Around):
         """Draw what the larger of both says."""
         return self.oracle.decode(self._joined(concepts, torch.amax))
 
-    def _joined(self, concepts: Concepts, join) -> Concepts:
+    def _joined(self, concepts: Concepts, join: Callable[[Tensor, int], Tensor]) -> Concepts:
         phi = join(concepts.phi.unflatten(1, (2, -1)), 1)
         return Concepts(phi, join(concepts.pooled.unflatten(1, (2, -1)), 1), concepts.support)
 
