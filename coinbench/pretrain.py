@@ -15,6 +15,7 @@ from coinbench.config import Cell, ClassifierConfig, DataConfig, PerceptualConfi
 from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
 from coinbench.errors import DataError, UsageError
+from coinbench.group import Group
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
@@ -42,7 +43,8 @@ def load_split(
 ) -> Split:
     """Return a split, its pixels drawn or decoded into the cache once."""
     index, small, large = split_pixels(name, config, source, cache.root, log)
-    return Split(name, small, source.labels[index], index, large, config.flip, device)
+    group = log.group if log else Group()
+    return Split(name, small, source.labels[index], index, large, config.flip, device, group)
 
 
 def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, size: int) -> Classifier:
@@ -110,7 +112,7 @@ class Stage:
 
     def _make(self, log: Log) -> None:
         self.train(log)
-        weights.save(self.network, log.folder / WEIGHTS)
+        log.group.lead(lambda: weights.save(self.network, log.folder / WEIGHTS))
 
 
 def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Networks:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from coinbench.group import Group
 from coinbench.models import Classifier, ImageGenerator
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
@@ -59,6 +60,8 @@ class Split:
     flip: bool = False
     """Mirror training images at random."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: Group = field(default_factory=Group)
+    """The processes that share each training batch."""
 
     def __len__(self) -> int:
         """Return N."""
@@ -74,9 +77,17 @@ class Split:
             large=self.large[rows],
         )
 
-    def batches(self, size: int, workers: int = 0) -> Iterator[Batch]:
-        """Go through the split once, in order of index, without augmentation."""
-        loader = DataLoader(_Rows(self), batch_size=size, num_workers=workers, collate_fn=_stack)
+    def batches(self, size: int, workers: int = 0, *, turns: bool = False) -> Iterator[Batch]:
+        """Go through the split once, in order of index, without augmentation.
+
+        Args:
+            size: images in a batch; the last one may have fewer.
+            workers: loader processes.
+            turns: only the batches that are this process's when those of the group take turns.
+        """
+        every = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        mine = self.group.turns(every) if turns else every
+        loader = DataLoader(_Rows(self), batch_sampler=mine, num_workers=workers, collate_fn=_stack)
         for pixels, labels, index in loader:
             yield self._batch(to_float(pixels), labels, index)
 
@@ -85,9 +96,13 @@ class Split:
         return self._batch(to_float(self.pixels[rows]), self.labels[rows], self.index[rows])
 
     def draw(self, step: int, size: int, rng: Rng) -> Batch:
-        """Return the augmented training batch of a step: a function of (rng, step) alone."""
+        """Return the augmented training batch of a step: a function of (rng, step) alone.
+
+        Several processes get a share each: the rows that they have of the batch of one process.
+        """
         rows = self.rows(step, size, rng)
-        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[rows], self.index[rows])
+        mine = rows[self.group.mine(size)]
+        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[mine], self.index[mine])
 
     def rows(self, step: int, size: int, rng: Rng) -> Int[np.ndarray, "size"]:
         """Return which images make the training batch of a step.
@@ -107,10 +122,11 @@ class Split:
         dice = rng.numpy()
         top, left = dice.integers(0, margin + 1, (2, len(rows)))
         mirror = dice.random(len(rows)) < (0.5 if self.flip else 0.0)
+        mine = self.group.mine(len(rows))
         cropped = np.stack(
             [
                 self.large[row, t : t + size, s : s + size][:, :: -1 if m else 1]
-                for row, t, s, m in zip(rows, top, left, mirror, strict=True)
+                for row, t, s, m in zip(rows[mine], top[mine], left[mine], mirror[mine], strict=True)
             ]
         )
         return to_float(cropped)
@@ -177,6 +193,11 @@ class Problem:
     def channels(self) -> int:
         """C."""
         return self.test.pixels.shape[3]
+
+    @property
+    def group(self) -> Group:
+        """The processes that share each training batch."""
+        return self.train.group
 
     @property
     def device(self) -> torch.device:

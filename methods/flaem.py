@@ -186,8 +186,8 @@ def fit(config: FLAEMConfig, problem: Problem, rng: Rng, log: Log) -> FLAEM:
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = problem.train.draw(step, config.train.batch, rng.child("data"))
-        turns = rng.child("turns", step).numpy().integers(0, _TURNS, len(batch.labels))
-        return losses(coin, batch, torch.from_numpy(turns).to(problem.device))
+        turns = rng.child("turns", step).numpy().integers(0, _TURNS, config.train.batch)
+        return losses(coin, batch, torch.from_numpy(problem.group.share(turns)).to(problem.device))
 
     train(coin, loss, config.train, log, problem.networks)
     return coin

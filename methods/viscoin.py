@@ -227,7 +227,7 @@ def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
         images = problem.train.draw(step, config.train.batch, rng.child("data")).images
         if n_sampled:
             with torch.no_grad():
-                w = problem.generator.sample(n_sampled, rng.child("synthetic", step))
+                w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
                 images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
         return losses(coin, problem, images)
 

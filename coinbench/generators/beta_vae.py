@@ -105,8 +105,8 @@ def fit(config: BetaVAEConfig, network: ImageGenerator, split: Split, rng: Rng, 
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = split.draw(step, config.train.batch, rng.child("data"))
-        noise = torch.randn(len(batch.labels), network.w_dim, generator=rng.child("noise", step).torch())
-        return negative_elbo(network, batch.images, config.beta, noise.to(split.device))
+        noise = torch.randn(config.train.batch, network.w_dim, generator=rng.child("noise", step).torch())
+        return negative_elbo(network, batch.images, config.beta, split.group.share(noise).to(split.device))
 
     train(network, loss, config.train, log)
     with torch.no_grad():

@@ -29,7 +29,8 @@ from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.problem import Split, to_uint8
 from coinbench.rng import Rng, seeded
 from coinbench.specs import GeneratorSpec
-from coinbench.training import Rows, learning_rate
+from coinbench.rows import Rows
+from coinbench.training import learning_rate
 
 BEST = "best.safetensors"
 """The average of G with the least Fréchet distance on f so far, where f was at hand; as `init` takes it."""

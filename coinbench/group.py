@@ -1,0 +1,213 @@
+"""The processes that work on one cell together, as one of them sees them; by itself it is the only one.
+
+Every process runs the same program. What is random is keyed by the step and the image, so each can take its share of a
+batch and the shares make the batch of one process; what is written or said is the first one's affair. Never imports
+torch before it is needed: a log has a group too.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from coinbench.errors import CoinbenchError, UsageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+T = TypeVar("T")
+_BUCKET = 2**24
+"""Elements that are summed at a time: 64 MB of float32."""
+
+
+@dataclass(slots=True)
+class Group:
+    """One process among `size`; `coinbench.distributed.join` makes groups of more than one."""
+
+    rank: int = 0
+    """0 is the process that writes and talks."""
+    size: int = 1
+    part: int = 0
+    """Of a batch that is too large for memory: which part of its share a process computes at the moment."""
+    parts: int = 1
+    control: Any = None
+    """torch's process group for what lies in the memory of the CPU."""
+
+    @property
+    def first(self) -> bool:
+        """Tell whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def mine(self, n: int) -> slice:
+        """Return which of n samples this process computes at the moment.
+
+        Raises:
+            UsageError: the processes cannot take equal shares.
+
+        >>> Group(rank=1, size=2).mine(6), Group(rank=1, size=2, part=0, parts=3).mine(6)
+        (slice(3, 6, None), slice(3, 4, None))
+        """
+        refuse_uneven(n, self.size)
+        each = n // self.size
+        low = self.rank * each
+        # Parts need not be equal: their terms are weighted by their size.
+        return slice(low + self.part * each // self.parts, low + (self.part + 1) * each // self.parts)
+
+    def share(self, values: Any) -> Any:
+        """Return the rows of a batch (tensor, array or list) that this process computes at the moment."""
+        return values[self.mine(len(values))]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of x over the processes; gradients flow to all of them.
+
+        For what is no mean over samples: with it a loss on each share has, averaged over the processes, value and
+        gradient of the loss on the whole batch.
+        """
+        if self.size == 1:
+            return x
+        from coinbench.distributed import mean
+
+        return mean(x, self.size)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in place, the same bits in each of them."""
+        if self.size == 1:
+            return
+        import torch
+        import torch.distributed
+
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            torch.distributed.all_reduce(flat)
+            flat.div_(self.size)
+            for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(mean.view(tensor.shape))
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of the first process."""
+        if self.size == 1:
+            return
+        import torch.distributed
+
+        for tensor in tensors:
+            value = tensor.contiguous()
+            torch.distributed.broadcast(value, 0)
+            tensor.copy_(value)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank; they must be picklable."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed
+
+        found: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(found, value, group=self.control)
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether one of the processes says so."""
+        if self.size == 1:
+            return flag
+        import torch
+        import torch.distributed
+
+        said = torch.tensor([int(flag)])
+        torch.distributed.all_reduce(said, group=self.control)
+        return bool(said)
+
+    def lead(self, do: Callable[[], T]) -> T:
+        """Let the first process do something, while the others wait for what it returns or raises."""
+        if self.size == 1:
+            return do()
+        import torch.distributed
+
+        result: list[Any] = [_attempt(do)] if self.first else [None]
+        torch.distributed.broadcast_object_list(result, 0, group=self.control)
+        value, error = result[0]
+        if error is not None:
+            raise error
+        return value
+
+    @contextmanager
+    def leading(self, make: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+        """Let the first process enter a context for all; where that fails, it fails in all."""
+        with ExitStack() as stack:
+            self.lead(lambda: stack.enter_context(make()) and None)
+            yield
+
+    def together(self, do: Callable[[], T]) -> list[T]:
+        """Do something in every process and return what each found, by rank.
+
+        Raises:
+            Exception: what it raised in the first process where it did; then in all.
+        """
+        if self.size == 1:
+            return [do()]
+        every = self.gather(_attempt(do))
+        for _, error in every:
+            if error is not None:
+                raise error
+        return [value for value, _ in every]  # pyright: ignore[reportReturnType]
+
+    def turns(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the items that are this process's when all take turns."""
+        return items[self.rank :: self.size]
+
+    def join(self, own: Iterable[T]) -> list[T]:
+        """Return the results for all items in their order, of which `own` yields those of this process's turns.
+
+        Raises:
+            Exception: what making them raised in one of the processes; then in all.
+        """
+        every = self.together(lambda: list(own))
+        return [every[n % self.size][n // self.size] for n in range(sum(map(len, every)))]
+
+
+def refuse_uneven(n: int, size: int) -> None:
+    """Refuse a batch of which processes cannot take equal shares.
+
+    Raises:
+        UsageError: says what to set.
+
+    >>> refuse_uneven(6, 4)
+    Traceback (most recent call last):
+    ...
+    coinbench.errors.UsageError: 6 images in a step: 4 processes cannot take equal shares; set train.batch (and \
+method.synthetic) to multiples of 4, or --devices to one of 1, 2, 3, 6
+    """
+    if n % size:
+        fit = ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+        raise UsageError(
+            f"{n} images in a step: {size} processes cannot take equal shares; set train.batch (and method.synthetic) "
+            f"to multiples of {size}, or --devices to one of {fit}"
+        )
+
+
+def _attempt(do: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Return what was returned and what was raised, both fit to be sent."""
+    try:
+        return do(), None
+    except Exception as error:
+        try:
+            return None, pickle.loads(pickle.dumps(error))
+        # An exception of foreign code may be anything: only its words can be sent.
+        except Exception:
+            return None, CoinbenchError(f"{type(error).__name__}: {error}")
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors of one type that are summed together."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(other.numel() for other in bucket) + tensor.numel() > _BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
