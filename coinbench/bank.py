@@ -72,5 +72,5 @@ def class_means(values: Float[Tensor, "N K"], classes: Int[Tensor, "N"], n_class
 
 @torch.no_grad()
 def build_bank(coin: CoIN, problem: Problem, batches: Iterable[Batch]) -> ConceptBank:
-    """Run a CoIN over the batches of a split and keep its concepts."""
-    return ConceptBank.of(Trace(coin, problem, batch) for batch in batches)
+    """Run a CoIN over the batches of a split, of which each process gives those of its turns, and keep its concepts."""
+    return ConceptBank.join(problem.group.join(ConceptBank.of([Trace(coin, problem, batch)]) for batch in batches))

@@ -22,6 +22,7 @@ from coinbench.cli_options import (
     ConfigFile,
     Datasets,
     Device,
+    Devices,
     Jobs,
     Limit,
     Methods,
@@ -75,6 +76,7 @@ def run(
     out: Out = None,
     cache: CacheRoot = None,
     device: Device = "auto",
+    devices: Devices = 1,
     jobs: Jobs = 1,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
@@ -112,7 +114,7 @@ def run(
     forced = names(force)
     check_methods(forced, resolved)
     shared.check_writable()
-    executor = LocalExecutor(jobs, shared.root, device, tensorboard, fail_fast)
+    executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
         finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))
@@ -171,6 +173,7 @@ def worker(
     folder: Annotated[Path, typer.Option("--folder", help="Where its results go.")],
     cache: CacheRoot = None,
     device: Device = "auto",
+    devices: Devices = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     events: Annotated[bool, typer.Option("--events", help="Progress as JSON lines on stdout.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
@@ -178,7 +181,7 @@ def worker(
     """Bring one cell to its end: what every executor runs."""
     from coinbench.worker import serve
 
-    serve(path, folder.absolute(), cache_of(cache), device, threads, events, tensorboard)
+    serve(path, folder.absolute(), cache_of(cache), device, devices, threads, events, tensorboard)
 
 
 def main() -> None:

@@ -21,7 +21,16 @@ from coinbench.published_weights import TRUNKS
 EXHIBITS = 2
 """Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
 _TRAINING = (
-    *("training.py", "selection.py", "checkpoints.py", "problem.py", "models.py", "pretrain.py", "parts.py"),
+    *(
+        "training.py",
+        "guard.py",
+        "selection.py",
+        "checkpoints.py",
+        "problem.py",
+        "models.py",
+        "pretrain.py",
+        "parts.py",
+    ),
     "classifiers/labels.py",
     *("networks/*.py", "methods/losses.py", "methods/start.py"),
     *("generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),

@@ -21,22 +21,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from coinbench.errors import UsageError
-from coinbench.group import Group
+from coinbench.group import Group, launched
 
 _PATIENCE = timedelta(days=7)
 """A process waits so long for the first one, which may decode a data set or draw pictures alone."""
-
-
-def launched() -> int:
-    """Return how many processes torchrun or srun started of this command; 1 where neither did.
-
-    A script that sbatch or salloc runs by itself is one process, whatever number of tasks it may start.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    if "SLURM_PROCID" in os.environ:
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    return 1
 
 
 def join(devices: int, device: str) -> tuple[Group, torch.device]:
@@ -60,14 +48,14 @@ def join(devices: int, device: str) -> tuple[Group, torch.device]:
     if kind == "cuda" and torch.cuda.device_count() < local:
         raise UsageError(f"--devices {local}: this machine has {torch.cuda.device_count()} CUDA devices")
     try:
-        # It logs and warns to say what it found; what matters is said by us.
-        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise UsageError(
             f"{max(world, devices)} processes need the extra: pip install 'coinbench[distributed]' ({error})"
         ) from error
+    # It logs and warns to say what it found; what matters is said by us.
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,6 +71,11 @@ def leave() -> None:
     """End the group of this process, where it has one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell whether a message could not be sent or received, as when another process has ended."""
+    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _kind(device: str) -> str:

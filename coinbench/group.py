@@ -7,6 +7,7 @@ torch before it is needed: a log has a group too.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -168,23 +169,35 @@ class Group:
         return [every[n % self.size][n // self.size] for n in range(sum(map(len, every)))]
 
 
-def refuse_uneven(n: int, size: int) -> None:
-    """Refuse a batch of which processes cannot take equal shares.
+def launched() -> int:
+    """Return how many processes torchrun or srun started of this command; 1 where neither did.
+
+    A script that sbatch or salloc runs by itself is one process, whatever number of tasks it may start.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return 1
+
+
+def refuse_uneven(n: int, size: int, what: str = "images in a step") -> None:
+    """Refuse a number of images of which processes cannot take equal shares.
 
     Raises:
         UsageError: says what to set.
 
-    >>> refuse_uneven(6, 4)
+    >>> refuse_uneven(6, 4, "method.train.batch")
     Traceback (most recent call last):
     ...
-    coinbench.errors.UsageError: 6 images in a step: 4 processes cannot take equal shares; set train.batch (and \
-method.synthetic) to multiples of 4, or --devices to one of 1, 2, 3, 6
+    coinbench.errors.UsageError: method.train.batch = 6: 4 processes cannot take equal shares; set it to a multiple \
+of 4, or take 1, 2, 3, 6 processes
     """
     if n % size:
         fit = ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
         raise UsageError(
-            f"{n} images in a step: {size} processes cannot take equal shares; set train.batch (and method.synthetic) "
-            f"to multiples of {size}, or --devices to one of {fit}"
+            f"{what} = {n}: {size} processes cannot take equal shares; set it to a multiple of {size}, or take {fit} "
+            "processes"
         )
 
 

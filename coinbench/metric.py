@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -100,12 +100,16 @@ class Metric(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Published weights (`coinbench weights list`). A metric that needs some is measured where it is named or a preset
     has it; without them its constructor raises `Unavailable`."""
+    takes_turns: ClassVar[bool] = False
+    """All that `update` leaves behind are entries of `parts`, in whatever order: several processes then take turns with
+    the batches, and before `records` each has the entries of all. Otherwise every process sees every batch."""
     limit: ClassVar[str] = ""
     """Setting of the evaluation beyond which more test images cost this metric no more; "" where each one costs."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass."""
         self.evaluation = evaluation
+        self.parts: list[Any] = []
 
     @abstractmethod
     def update(self, trace: Trace) -> None:

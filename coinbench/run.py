@@ -14,7 +14,7 @@ from coinbench.executors.local import LocalExecutor, Outcome
 from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
-from coinbench.preflight import check_ready, unmeasured
+from coinbench.preflight import check_ready, check_shares, unmeasured
 from coinbench.progress import Display
 from coinbench.reports.folder import load
 
@@ -62,6 +62,7 @@ def run(
     with locked(out):
         planned = cells(config, cache, out)
         check_ready(planned, cache)
+        check_shares(planned, cache, executor.processes)
         for line in unmeasured(planned, cache):
             display.say(line)
         record(config, out)

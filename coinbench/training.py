@@ -79,7 +79,7 @@ def train(
         Interrupted: asked to stop; a checkpoint was written first.
     """
     shared, group = tuple(shared), log.group
-    refuse_uneven(config.batch, group.size)
+    refuse_uneven(config.batch, group.size, "train.batch")
     state = _State(module, config, shared, selection, group)
     path = log.folder / CHECKPOINT
     start = state.load(path) if group.lead(path.is_file) else 0

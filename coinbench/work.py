@@ -67,19 +67,23 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
             with contract.raising("fit", spec.fit):
                 coin = spec.fit(cell.method, problem, fit_rng(cell), log)
             contract.check_coin(coin, "fit")
-        save_coin(coin, problem, log.folder, cell.method.name)
+        log.group.lead(lambda: save_coin(coin, problem, log.folder, cell.method.name))
 
     fitted = cache.stage("fit", fit_digest(cell), fit, log)
     # Loaded even right after training, so that a fresh run and a cached one measure the same tensors.
     coin = load_coin(cell, problem, fitted)
     key = evaluate_digest(cell)
     measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, cache, log), log)
-    # A worker whose run was killed may still be here when the run is issued again.
-    with cache.lock("cell", planned.digest, log):
-        Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
-    if read_json(measured / "unavailable.json"):
-        # The same command tries again what has no numbers.
-        cache.drop("evaluate", key)
+
+    def store() -> None:
+        # A worker whose run was killed may still be here when the run is issued again.
+        with cache.lock("cell", planned.digest, log):
+            Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
+        if read_json(measured / "unavailable.json"):
+            # The same command tries again what has no numbers.
+            cache.drop("evaluate", key)
+
+    log.group.lead(store)
 
 
 def planned_from(cell: Cell, folder: Path) -> Planned:

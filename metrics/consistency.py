@@ -6,7 +6,6 @@ and is scored on test images. At small scale an untrained decoder passes, so tha
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from coinbench.bank import ConceptBank, build_bank
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
 from coinbench.log import Log
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records
+from coinbench.metric import Metric, MetricSpec, Records
 from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
@@ -246,15 +245,19 @@ def _embed(
     row = np.concatenate([np.tile(c.rows, len(factors)) for c in chosen])
     concept = np.concatenate([np.full(a * b, c.concept) for c, (a, b) in zip(chosen, shapes, strict=True)])
     value = np.concatenate([np.repeat(factors * c.peak, len(c.rows)) for c in chosen])
-    parts, step = [], 4 * config.batch
-    for start in range(0, len(row), step):
+    step = 4 * config.batch
+
+    def embedded(start: int) -> np.ndarray:
         some = slice(start, start + step)
         concepts = bank.concepts.rows(torch.from_numpy(row[some])).to(problem.device)
         mask = torch.from_numpy(concept[some, None] == np.arange(coin.n_concepts)).to(problem.device)
         # Swapping in 0 is scaling by 0: x⁻ needs no pass of its own.
         level = torch.from_numpy(value[some, None]).to(concepts.phi.dtype).to(problem.device)
         images = coin.decode(concepts.swap(mask, concepts.constant(level)))
-        parts.append(problem.classifier.embed(images).cpu().numpy())
+        return problem.classifier.embed(images).cpu().numpy()
+
+    group = problem.group
+    parts = group.join(embedded(start) for start in group.turns(range(0, len(row), step)))
     flat, ends = np.concatenate(parts), np.cumsum([a * b for a, b in shapes])
     return [part.reshape(*shape, flat.shape[1]) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
 
@@ -266,8 +269,8 @@ def measure(
     config: EvaluationConfig,
     rng: Rng,
     arms: tuple[str, str | None],
-) -> Iterator[dict[str, Any]]:
-    """Yield the record of each λ and concept of a network.
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records, one or with its control two, of each λ and concept of a network that are this process's turns.
 
     Args:
         coin: the network.
@@ -285,69 +288,63 @@ def measure(
         for place, bank, chosen in zip(embedded, banks, pairs, strict=True):
             found = _embed(coin, problem, bank, [chosen[k] for k in alive], config)
             place.update(zip(alive, found, strict=True))
-    for number, lam in enumerate(config.lambdas, start=1):
-        for k in range(coin.n_concepts):
-            row: dict[str, Any] = {"lambda": lam, "concept": k, "images": 0, "score": 0.5, "shift": 0.0, "c": np.nan}
-            row |= {"dead": k not in embedded[0], "arm": arms[0]}
-            control = row | {"arm": arms[1]}
-            if not row["dead"]:
-                train, test = (np.concatenate([e[k][number], e[k][0]]).astype(np.float64) for e in embedded)
-                half, n = len(test) // 2, len(train) // 2
-                gram, cross = train @ train.T, test @ train.T
-                source = rng.child(k)
-                fold = folds(n, config.folds, source.child("folds"))
-                cost = choose_cost(gram, true_labels(n), fold, config.svm_c)
-                row |= {"c": cost, "images": len(test), "shift": relative_shift(test[:half], test[half:])}
-                row["score"] = probe(gram, cross, true_labels(n), cost)
-                if arms[1]:
-                    draws = [
-                        probe(gram, cross, permuted_labels(n, source.child(draw)), cost)
-                        for draw in range(config.permutations)
-                    ]
-                    control |= {"c": cost, "images": len(test), "score": float(np.mean(draws))}
-            yield row
+    tasks = [(n, lam, k) for n, lam in enumerate(config.lambdas, start=1) for k in range(coin.n_concepts)]
+    for number, lam, k in problem.group.turns(tasks):
+        row: dict[str, Any] = {"lambda": lam, "concept": k, "images": 0, "score": 0.5, "shift": 0.0, "c": np.nan}
+        row |= {"dead": k not in embedded[0], "arm": arms[0]}
+        control = row | {"arm": arms[1]}
+        if not row["dead"]:
+            train, test = (np.concatenate([e[k][number], e[k][0]]).astype(np.float64) for e in embedded)
+            half, n = len(test) // 2, len(train) // 2
+            gram, cross = train @ train.T, test @ train.T
+            source = rng.child(k)
+            fold = folds(n, config.folds, source.child("folds"))
+            cost = choose_cost(gram, true_labels(n), fold, config.svm_c)
+            row |= {"c": cost, "images": len(test), "shift": relative_shift(test[:half], test[half:])}
+            row["score"] = probe(gram, cross, true_labels(n), cost)
             if arms[1]:
-                yield control
+                draws = [
+                    probe(gram, cross, permuted_labels(n, source.child(draw)), cost)
+                    for draw in range(config.permutations)
+                ]
+                control |= {"c": cost, "images": len(test), "score": float(np.mean(draws))}
+        yield [row, control] if arms[1] else [row]
 
 
 def _batches(split: Split, index: np.ndarray, size: int) -> Iterator[Batch]:
-    """Go through the images of a split that have the given indices."""
+    """Go through the images of a split that have the given indices: the batches of this process's turns."""
     rows = np.flatnonzero(np.isin(split.index, index))
-    for start in range(0, len(rows), size):
+    for start in split.group.turns(range(0, len(rows), size)):
         yield split.take(rows[start : start + size])
 
 
-def _watched(rows: Iterable[dict[str, Any]], total: int, log: Log) -> Iterator[dict[str, Any]]:
+def _watched(rows: Iterable[list[dict[str, Any]]], total: int, log: Log, what: str) -> Iterator[list[dict[str, Any]]]:
     """Report progress, and stop between two concepts when asked to."""
     began = time.monotonic()
     for number, row in enumerate(rows, start=1):
         log.check()
-        log.progress(number, total, (time.monotonic() - began) / number * (total - number), "concept scores")
+        log.progress(number, total, (time.monotonic() - began) / number * (total - number), what)
         yield row
 
 
 class Consistency(Metric):
     """One SVM score per concept, λ and arm."""
 
+    takes_turns = True
     specs = (CONSISTENCY, SHIFT, DEAD)
     limit = "consistency_images"
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[ConceptBank] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Keep the concepts of a batch."""
-        self._parts.append(ConceptBank.of([trace]))
+        self.parts.append(ConceptBank.of([trace]))
 
     @torch.no_grad()
     def records(self) -> Records:
         """Return one row per arm, λ and concept."""
         coin, problem, config = self.evaluation.coin, self.evaluation.problem, self.evaluation.config
         rng = self.evaluation.rng.child("consistency")
-        test = ConceptBank.join(self._parts)
+        test = ConceptBank.join(self.parts)
         untrained = self.evaluation.untrained().eval()
         splits = (problem.train, self.evaluation.bank.index), (problem.test, test.index)
         controls = [
@@ -355,11 +352,15 @@ class Consistency(Metric):
         ]
         banks = (self.evaluation.bank, test), (controls[0], controls[1])
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            found = itertools.chain(
+            own = (
                 measure(coin, problem, banks[0], config, rng, ("method", "permuted")),
                 measure(untrained, problem, banks[1], config, rng, ("untrained", None)),
             )
-            rows = list(_watched(found, 3 * len(config.lambdas) * coin.n_concepts, self.evaluation.log))
+            total = -(-len(config.lambdas) * coin.n_concepts // problem.group.size)
+            rows = []
+            for found, what in zip(own, ("concept scores", "concept scores, untrained"), strict=True):
+                joined = problem.group.join(_watched(found, total, self.evaluation.log, what))
+                rows += [row for both in joined for row in both]
         columns = ("arm", "lambda", "concept", "images", "dead", "score", "shift", "c")
         return {name: np.array([row[name] for row in rows]) for name in columns}
 

@@ -43,6 +43,7 @@ def relevant(relevance: Float[np.ndarray, "Y K"], threshold: float) -> Int[np.nd
 class Sparsity(Metric):
     """Counts on the global relevance of the training images; the test split is not used."""
 
+    takes_turns = True
     specs = (SPARSITY,)
 
     def update(self, trace: Trace) -> None:

@@ -77,7 +77,8 @@ from coinbench.training import _State
 from coinbench.config import TrainConfig
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 module = torch.nn.Linear(100, 100)
-for write in (lambda p: weights.save(module, p), lambda p: _State(module, TrainConfig(steps=1), (), None, Group()).save(p, 1)):
+state = _State(module, TrainConfig(steps=1), (), None, Group())
+for write in (lambda p: weights.save(module, p), lambda p: state.save(p, 1)):
     path = Path(sys.argv[1]) / "w.safetensors"
     try:
         write(path)

@@ -28,8 +28,8 @@ from coinbench.models import ImageGenerator
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.problem import Split, to_uint8
 from coinbench.rng import Rng, seeded
-from coinbench.specs import GeneratorSpec
 from coinbench.rows import Rows
+from coinbench.specs import GeneratorSpec
 from coinbench.training import learning_rate
 
 BEST = "best.safetensors"
@@ -220,5 +220,7 @@ GENERATOR = GeneratorSpec(
     build=build,
     fit=fit,
     period=R1_EVERY,
+    # G and D take steps in turn outside the shared loop; a G that is taken as it is needs none.
+    alone=lambda config: config.init == "scratch" or config.finetune,
     source="Karras et al. 2020 (StyleGAN2; ADA); VisCoIN paper, section 4 and table 3",
 )
