@@ -101,6 +101,7 @@ def run(
         print(json.dumps(resolved.model_dump(mode="json"), indent=2))
         return
     from coinbench.executors.local import LocalExecutor
+    from coinbench.group import launched
     from coinbench.plan import names
     from coinbench.progress import Display
     from coinbench.run import check_methods, run
@@ -114,7 +115,16 @@ def run(
     forced = names(force)
     check_methods(forced, resolved)
     shared.check_writable()
-    executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, fail_fast)
+    if launched() > 1:
+        from coinbench.executors.group import GroupExecutor
+
+        executor = GroupExecutor(shared, device, devices, jobs, tensorboard)
+        if not executor.leads:
+            with executor.stopped_by_signals():
+                executor.follow()
+            return
+    else:
+        executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
         finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))

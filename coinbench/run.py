@@ -10,7 +10,7 @@ from coinbench import reports, results
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
-from coinbench.executors.local import LocalExecutor, Outcome
+from coinbench.executors.local import Executor, Outcome
 from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
@@ -47,7 +47,7 @@ def run(
     config: RunConfig,
     out: Path,
     cache: Cache,
-    executor: LocalExecutor,
+    executor: Executor,
     display: Display,
     force: tuple[str, ...] = (),
 ) -> Finished:

@@ -23,7 +23,7 @@ from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.group import Group, refuse_uneven
 from coinbench.guard import Guard, Seen
 from coinbench.log import Log
-from coinbench.models import channels_last
+from coinbench.models import channels_last, trusting
 from coinbench.rows import Rows
 from coinbench.selection import Selection
 from coinbench.weights import own_state
@@ -111,7 +111,9 @@ def _descend(state: _State, loss: Loss, config: TrainConfig, log: Log, rows: Row
             _sound(state.guard.look(), log.stage, path)
             group.lead(lambda step=step: state.save(path, step))
             log.check()
-        state.step(loss, step)
+        # Ranges are looked at in the first step; the images of later ones are made in the same way.
+        with trusting(state.guard.lazy and step > start):
+            state.step(loss, step)
         done = step + 1
         judge = selection if selection is not None and selection.due(done, config.steps) else None
         row = done % config.log_every == 0 or done == config.steps

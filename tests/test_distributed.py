@@ -10,10 +10,20 @@ from pathlib import Path
 import group_member
 import numpy as np
 import pytest
+import small_cell
 import tiny
+import torch
 from safetensors.numpy import load_file
 
+from coinbench import records
+from coinbench.cache import Cache
+from coinbench.digests import evaluate_digest
+from coinbench.executors.local import LocalExecutor
 from coinbench.group import Group
+from coinbench.log import Log
+from coinbench.plan import Request, cells, resolve
+from coinbench.progress import Display
+from coinbench.work import work
 
 Folders = tuple[Path, Path]
 
@@ -63,3 +73,38 @@ def test_terms_that_are_no_mean_over_images_are_those_of_the_whole_batch(
     telling = one["term conciseness"] if name == "flint" else one["buffer classifier.stem.1.running_mean"]
     assert np.abs(telling).max() > 1e-3
     close(two, one, tolerance)
+
+
+SETS = (
+    *(change for change in small_cell.SETS if not change.startswith("method.train.batch")),
+    *("method.train.batch=4", "evaluation.batch=8", "evaluation.permutations=2", "evaluation.random_draws=1"),
+)
+METRICS = "accuracy,mse,perceptual,frechet,faithfulness,consistency,sparsity"
+
+
+def test_an_evaluation_by_two_processes_has_the_numbers_of_one(tmp_path: Path) -> None:
+    config = resolve(Request(methods="flint", datasets="birds", metrics=METRICS, sets=SETS))
+    cache, one, two = Cache(tmp_path / "cache"), tmp_path / "one", tmp_path / "two"
+    (planned,) = cells(config, cache, one)
+    work(planned, cache, torch.device("cpu"), Log(planned.folder))
+    # What was trained stays, what was measured goes.
+    cache.drop("evaluate", evaluate_digest(planned.cell))
+    # A thread for each process, as here.
+    executor = LocalExecutor(max(1, (os.cpu_count() or 1) // 2), cache.root, "cpu", devices=2)
+    (again,) = cells(config, cache, two)
+    (outcome,) = executor.run([again], Display(quiet=True)).values()
+    assert outcome.exit_code == 0, outcome
+    assert not outcome.kept
+    other = again.folder
+    assert (other / "results.csv").read_bytes() == (planned.folder / "results.csv").read_bytes()
+    files = sorted(path.name for path in (planned.folder / "samples").iterdir())
+    assert files == sorted(f"{name}.parquet" for name in METRICS.split(","))
+    for name in files:
+        a, b = (records.read(folder / "samples" / name) for folder in (planned.folder, other))
+        assert a.keys() == b.keys()
+        for column, values in a.items():
+            # No row twice, none missing, in the same order.
+            np.testing.assert_array_equal(b[column], values, err_msg=f"{name} {column}")
+    images = [path.relative_to(other) for path in sorted((other / "images").rglob("*.png"))]
+    assert images
+    assert all((other / path).read_bytes() == (planned.folder / path).read_bytes() for path in images)

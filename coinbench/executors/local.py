@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from coinbench.errors import CoinbenchError
 from coinbench.files import write_json
@@ -43,6 +44,20 @@ class Outcome:
     error: str = ""
     kept: bool = False
     """The results of an earlier run were kept."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What a run needs of whatever places its cells."""
+
+    @property
+    def processes(self) -> int:
+        """Processes that share a cell."""
+        ...
+
+    def run(self, planned: list[Planned], display: Display) -> dict[str, Outcome]:
+        """Bring the cells to their end; finished ones are kept."""
+        ...
 
 
 @dataclass(slots=True)

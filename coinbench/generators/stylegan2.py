@@ -24,7 +24,7 @@ from coinbench.generators.initial import check_source, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import R1_EVERY, Duel, build_discriminator, check_precision
 from coinbench.log import Log
-from coinbench.models import ImageGenerator
+from coinbench.models import ImageGenerator, send
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.problem import Split, to_uint8
 from coinbench.rng import Rng, seeded
@@ -62,7 +62,7 @@ class StyleGAN2Generator(ImageGenerator):
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Map n draws of z ~ N(0, 1); without truncation."""
-        z = torch.randn(n, self.z_dim, generator=rng.torch()).to(self.mapping.w_avg.device)
+        z = send(torch.randn(n, self.z_dim, generator=rng.torch()), self.mapping.w_avg.device)
         return self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
 
     def mean_latent(self) -> Float[Tensor, "V"]:
