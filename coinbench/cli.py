@@ -18,6 +18,7 @@ from coinbench.cli_doctor import doctor
 from coinbench.cli_info import Offline, data_app, info, ls
 from coinbench.cli_options import (
     AsJson,
+    AutoBatch,
     CacheRoot,
     ConfigFile,
     Datasets,
@@ -77,6 +78,7 @@ def run(
     cache: CacheRoot = None,
     device: Device = "auto",
     devices: Devices = 1,
+    auto_batch: AutoBatch = False,
     jobs: Jobs = 1,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
@@ -107,9 +109,13 @@ def run(
     from coinbench.run import check_methods, run
     from coinbench.summary import as_json as to_json
     from coinbench.summary import as_text
-    from coinbench.work import check_device
+    from coinbench.work import check_device, check_devices
 
     check_device(device)
+    if auto_batch and max(devices, launched()) > 1:
+        raise UsageError("--auto-batch: works on one device; lower train.batch and raise train.accumulate instead")
+    if devices > 1 and launched() == 1:
+        check_devices(device, devices)
     place = out_of(out, resolved)
     shared = cache_of(cache)
     forced = names(force)
@@ -124,7 +130,7 @@ def run(
                 executor.follow()
             return
     else:
-        executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, fail_fast)
+        executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, auto_batch, fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
         finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))
@@ -187,11 +193,12 @@ def worker(
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     events: Annotated[bool, typer.Option("--events", help="Progress as JSON lines on stdout.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
+    auto_batch: AutoBatch = False,
 ) -> None:
     """Bring one cell to its end: what every executor runs."""
     from coinbench.worker import serve
 
-    serve(path, folder.absolute(), cache_of(cache), device, devices, threads, events, tensorboard)
+    serve(path, folder.absolute(), cache_of(cache), device, devices, threads, events, tensorboard, auto_batch)
 
 
 def main() -> None:

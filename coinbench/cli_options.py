@@ -32,6 +32,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 Devices = Annotated[
     int, typer.Option("--devices", min=1, help="Processes that share each cell, each on a device of its own.")
 ]
+AutoBatch = Annotated[
+    bool, typer.Option("--auto-batch", help="Out of memory: go on with parts of each batch, one device only.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at a time.")]
 
 

@@ -40,7 +40,12 @@ class Config(BaseModel):
         return digest(self.key())
 
 
-_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title"})
+_NO_NUMBER = frozenset(
+    {
+        *("log_every", "checkpoint_seconds", "keep_every", "keep"),
+        *("workers", "root", "download", "max_bad", "title"),
+    }
+)
 """How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
 
 
@@ -101,6 +106,10 @@ class TrainConfig(Config):
     """Steps between rows of train.csv."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     """Time between checkpoints; 0 writes one after every step."""
+    keep_every: int = Field(default=0, ge=0)
+    """Steps between states of the network that stay beside its weights, as states/STEP.safetensors; 0: none do."""
+    keep: int = Field(default=5, gt=0)
+    """So many of them stay, the newest."""
 
 
 class DataConfig(Config):

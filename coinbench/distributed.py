@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from coinbench.errors import UsageError
-from coinbench.group import Group, launched
+from coinbench.group import NEEDS_EXTRA, Group, launched
+from coinbench.work import check_devices
 
 _PATIENCE = timedelta(days=7)
 """A process waits so long for the first one, which may decode a data set or draw pictures alone."""
@@ -43,17 +44,13 @@ def join(devices: int, device: str) -> tuple[Group, torch.device]:
         UsageError: Lightning Fabric is not installed, a single device was named, or there are too few.
     """
     world = launched()
-    kind = _kind(device)
-    local = _local(world, devices)
-    if kind == "cuda" and torch.cuda.device_count() < local:
-        raise UsageError(f"--devices {local}: this machine has {torch.cuda.device_count()} CUDA devices")
+    kind, local = _kind(device), _local(world, devices)
+    check_devices(device, local)
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
-        raise UsageError(
-            f"{max(world, devices)} processes need the extra: pip install 'coinbench[distributed]' ({error})"
-        ) from error
+        raise UsageError(f"{NEEDS_EXTRA} ({error})") from error
     # It logs and warns to say what it found; what matters is said by us.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
@@ -81,8 +78,6 @@ def is_lost(error: BaseException) -> bool:
 def _kind(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"--device {device}: names one device; with several processes give auto, cpu or cuda")
     return device
 
 

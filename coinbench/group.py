@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+NEEDS_EXTRA = "several processes need the extra: pip install 'coinbench[distributed]'"
 _BUCKET = 2**24
 """Elements that are summed at a time: 64 MB of float32."""
 
@@ -48,16 +49,20 @@ class Group:
         """Return which of n samples this process computes at the moment.
 
         Raises:
-            UsageError: the processes cannot take equal shares.
+            UsageError: there are no equal shares or parts.
 
         >>> Group(rank=1, size=2).mine(6), Group(rank=1, size=2, part=0, parts=3).mine(6)
         (slice(3, 6, None), slice(3, 4, None))
         """
         refuse_uneven(n, self.size)
-        each = n // self.size
-        low = self.rank * each
-        # Parts need not be equal: their terms are weighted by their size.
-        return slice(low + self.part * each // self.parts, low + (self.part + 1) * each // self.parts)
+        each, rest = divmod(n // self.size, self.parts)
+        if rest:
+            raise UsageError(
+                f"images in a step = {n}: --auto-batch came to {self.parts} equal parts of a batch; set all numbers of "
+                f"images in a step to multiples of {self.parts}"
+            )
+        low = (self.rank * self.parts + self.part) * each
+        return slice(low, low + each)
 
     def share(self, values: Any) -> Any:
         """Return the rows of a batch (tensor, array or list) that this process computes at the moment."""

@@ -19,15 +19,19 @@ from torch.amp.grad_scaler import GradScaler
 from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
-from coinbench.errors import CoinbenchError, DataError, UsageError
+from coinbench.errors import CoinbenchError, DataError, UsageError, is_out_of_memory
 from coinbench.group import Group, refuse_uneven
 from coinbench.guard import Guard, Seen
 from coinbench.log import Log
 from coinbench.models import channels_last, trusting
 from coinbench.rows import Rows
 from coinbench.selection import Selection
-from coinbench.weights import own_state
+from coinbench.weights import own_state, write
 
+STATES = "states"
+"""Folder of the states that stay beside the weights (`TrainConfig.keep_every`)."""
+MICRO_BATCH = "micro_batch"
+"""Column of train.csv, with --auto-batch: images of a batch that are computed at a time."""
 Loss = Callable[[int], dict[str, Tensor]]
 """Micro-batch number -> weighted terms, whose sum is minimised: means over this process's share of the batch."""
 
@@ -80,15 +84,18 @@ def train(
     """
     shared, group = tuple(shared), log.group
     refuse_uneven(config.batch, group.size, "train.batch")
-    state = _State(module, config, shared, selection, group)
+    state = _State(module, config, shared, selection, log)
     path = log.folder / CHECKPOINT
     start = state.load(path) if group.lead(path.is_file) else 0
     state.align()
     rows = Rows(log, start)
     channels_last(module)
     state.learn()
-    with _whole_batches(module, group):
-        _descend(state, loss, config, log, rows, start)
+    try:
+        with _whole_batches(module, group):
+            _descend(state, loss, config, log, rows, start)
+    finally:
+        group.part, group.parts = 0, 1
     state.finish(log.folder)
     module.eval()
 
@@ -115,10 +122,11 @@ def _descend(state: _State, loss: Loss, config: TrainConfig, log: Log, rows: Row
         with trusting(state.guard.lazy and step > start):
             state.step(loss, step)
         done = step + 1
+        keep = group.first and config.keep_every > 0 and done % config.keep_every == 0
         judge = selection if selection is not None and selection.due(done, config.steps) else None
         row = done % config.log_every == 0 or done == config.steps
         save = group.first and time.monotonic() - saved >= config.checkpoint_seconds and done < config.steps
-        if judge is not None or row or save or not state.guard.lazy:
+        if judge is not None or row or keep or save or not state.guard.lazy:
             terms = _sound(state.guard.look(), log.stage, path)
             total = math.fsum(terms.values())
             if judge is not None:
@@ -126,9 +134,12 @@ def _descend(state: _State, loss: Loss, config: TrainConfig, log: Log, rows: Row
                 log.say(f"step {done}: {judge.of} {score:.4f}")
             if row:
                 seconds = time.monotonic() - began
-                rows.write(done, seconds, {"rate": learning_rate(config, step), "loss": total, **terms})
+                values = {"rate": learning_rate(config, step), "loss": total, **terms}
+                rows.write(done, seconds, values | ({MICRO_BATCH: state.micro_batch} if log.auto_batch else {}))
         left = (time.monotonic() - began) / (done - start) * (config.steps - done)
         log.progress(done, config.steps, left, f"loss {total:.4g}")
+        if keep:
+            state.keep(log.folder / STATES, done)
         if save:
             state.save(path, done)
             saved = time.monotonic()
@@ -158,9 +169,10 @@ class _State:
         config: TrainConfig,
         shared: tuple[nn.Module, ...],
         selection: Selection | None,
-        group: Group,
+        log: Log,
     ) -> None:
-        self.module, self.config, self.shared, self.selection, self.group = module, config, shared, selection, group
+        self.module, self.config, self.shared, self.selection = module, config, shared, selection
+        self.log, self.group = log, log.group
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("nothing to train: no parameter requires a gradient")
@@ -201,9 +213,10 @@ class _State:
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
-        """Overwrite the module's own weights by `values`; with none they stay."""
-        for name, value in self._own().items() if values else ():
-            value.copy_(values[name])
+        """Overwrite those of the module's own tensors that `values` names."""
+        own = self._own()
+        for name, value in values.items():
+            own[name].copy_(value)
 
     def step(self, loss: Loss, step: int) -> None:
         """Do one optimiser step, unless the loss or the gradient is not finite; the guard knows what was found."""
@@ -211,7 +224,7 @@ class _State:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         self.optimiser.zero_grad(set_to_none=True)
-        terms = self._gradients(loss, step)
+        terms = self._fitting(loss, step)
         if self.scaler.is_enabled():
             self._step_scaled(step, terms)
         else:
@@ -225,17 +238,45 @@ class _State:
         if config.ema:
             self._update_average(config.ema)
 
+    @property
+    def micro_batch(self) -> int:
+        """Images of the batch that this process computes at a time."""
+        return self.config.batch // self.group.size // self.group.parts
+
+    def _fitting(self, loss: Loss, step: int) -> dict[str, Tensor]:
+        """Compute the gradient of a step, with --auto-batch in parts that fit into memory."""
+        while True:
+            # Batch norms move them in each pass, also in one that memory was short for.
+            own = self._own() if self.log.auto_batch else {}
+            buffers = {name: value.clone() for name, value in own.items() if not isinstance(value, nn.Parameter)}
+            try:
+                return self._gradients(loss, step)
+            except (RuntimeError, MemoryError) as error:
+                each, parts = self.config.batch // self.group.size, self.group.parts
+                smaller = next((n for n in range(2 * parts, each + 1) if each % n == 0), None)
+                if not self.log.auto_batch or smaller is None or not is_out_of_memory(error):
+                    raise
+            # Here the error is gone, and with it what it kept in memory. The step begins anew.
+            self.group.parts = smaller
+            self.optimiser.zero_grad(set_to_none=True)
+            self._put(buffers)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.log.say(f"out of memory at step {step}: goes on with {self.micro_batch} of {each} images at a time")
+
     def _gradients(self, loss: Loss, step: int) -> dict[str, Tensor]:
         """Compute the gradient of a step; return the mean of each term over micro-batches and processes, in float64."""
         config, sums = self.config, {}
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
-        for micro in range(config.accumulate):
+        times = config.accumulate * self.group.parts
+        for number in range(times):
+            micro, self.group.part = divmod(number, self.group.parts)
             with torch.autocast(self.device.type, low, enabled=config.precision != "fp32"):
                 terms = loss(step * config.accumulate + micro)
-                total = torch.stack(list(terms.values())).sum() / config.accumulate
+                total = torch.stack(list(terms.values())).sum() / times
             self.scaler.scale(total).backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.detach().double() / config.accumulate
+                sums[name] = sums.get(name, 0.0) + value.detach().double() / times
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.group.average([*gradients, *sums.values()])
         return sums
@@ -278,10 +319,20 @@ class _State:
         if self.selection is not None:
             self.selection.finish(self._own(), folder if self.group.first else None)
 
+    def keep(self, folder: Path, step: int) -> None:
+        """Write the weights that would be kept if training ended here, and drop all but the newest such files."""
+        own = {name: self.average.get(name, value) for name, value in self._own().items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in own.items()}
+        folder.mkdir(exist_ok=True)
+        write(tensors, folder / f"{step:08d}.safetensors", {"step": str(step)})
+        for old in sorted(folder.glob("*.safetensors"))[: -self.config.keep]:
+            old.unlink()
+
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, whole or not at all."""
         tensors = self._tensors() | checkpoints.of_optimiser(self.optimiser, "optimiser")
         metadata = {"step": str(step), "train": self.config.digest(), "scale": repr(self.scaler.get_scale())}
+        metadata["parts"] = str(self.group.parts)
         if self.selection is not None:
             tensors |= self.selection.tensors()
             metadata["selection"] = self.selection.told()
@@ -308,6 +359,9 @@ class _State:
             checkpoints.restore(self.optimiser, states)
             if self.scaler.is_enabled():
                 self.scaler.update(float(metadata["scale"]))
+            if self.log.auto_batch:
+                # Of a batch that another process could not hold either.
+                self.group.parts = math.gcd(int(metadata.get("parts", "1")), self.config.batch // self.group.size)
             return step
         except DataError:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from coinbench.digests import cell_digest, evaluate_digest, fit_digest
 from coinbench.errors import DataError, UsageError
 from coinbench.evaluate import evaluate
 from coinbench.files import read_json
+from coinbench.group import NEEDS_EXTRA
 from coinbench.log import Log
 from coinbench.plan import Planned
 from coinbench.pretrain import load_problem
@@ -36,6 +38,21 @@ def check_device(name: str) -> None:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise UsageError(f"--device {name}: this machine has {count} CUDA devices")
+
+
+def check_devices(name: str, count: int) -> None:
+    """Refuse processes that cannot be started here, before anything is begun.
+
+    Raises:
+        UsageError: the extra is missing, one device was named, or there are too few.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name}: names one device; with --devices {count} give auto, cpu or cuda")
+    here = torch.cuda.device_count()
+    if name != "cpu" and (name == "cuda" or here) and here < count:
+        raise UsageError(f"--devices {count}: this machine has {here} CUDA devices")
+    if find_spec("lightning_fabric") is None:
+        raise UsageError(f"--devices {count}: {NEEDS_EXTRA}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -33,6 +33,7 @@ def serve(
     threads: int | None,
     events: bool,
     tensorboard: bool,
+    auto_batch: bool = False,
 ) -> None:
     """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes.
 
@@ -40,7 +41,7 @@ def serve(
     first one talks, and each tells why it failed.
     """
     tell = teller() if events else _say_plain
-    log = Log(folder, tell, tensorboard=tensorboard)
+    log = Log(folder, tell, tensorboard=tensorboard, auto_batch=auto_batch)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: log.stop.set())
     if events:

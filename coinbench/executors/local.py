@@ -70,6 +70,7 @@ class LocalExecutor:
     devices: int = 1
     """Processes of a worker, each with a device of its own."""
     tensorboard: bool = False
+    auto_batch: bool = False
     fail_fast: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: list[_Worker] = field(default_factory=list)
@@ -165,7 +166,7 @@ class _Worker:
         command += ["--folder", str(cell.folder), "--cache", str(executor.cache)]
         command += ["--device", executor.device, "--devices", str(executor.devices)]
         command += ["--threads", str(threads), "--events"]
-        command += ["--tensorboard"] * executor.tensorboard
+        command += ["--tensorboard"] * executor.tensorboard + ["--auto-batch"] * executor.auto_batch
         # A session of its own, so that Ctrl-C reaches this process alone and workers are stopped in order. They
         # also watch stdin: when this process is killed, it closes and they stop.
         self.process = subprocess.Popen(
