@@ -23,12 +23,17 @@ class Seen:
     """All terms and the gradient are finite."""
 
 
+def is_lazy(device: torch.device) -> bool:
+    """Tell whether to look at a number means to wait for the device."""
+    return device.type == "cuda"
+
+
 class Guard:
     """Watches the steps of one training."""
 
     def __init__(self, device: torch.device) -> None:
         """Begin with no step seen."""
-        self.lazy = device.type == "cuda"
+        self.lazy = is_lazy(device)
         """Looking waits for the device; elsewhere it costs nothing and is done after every step."""
         self.stopped = torch.zeros((), device=device)
         """1 from the first bad step on, float32: what torch's fused optimisers call found_inf."""
@@ -46,13 +51,13 @@ class Guard:
         norm = torch.zeros_like(self.stopped) if norm is None else norm.detach()
         # Filled on the device: a number that is copied to it would be waited for.
         number = self.stopped.new_full((), step, dtype=torch.float64)
-        found = torch.stack([*terms.values(), norm.double(), number])
-        if self._names != tuple(terms):
-            # A term that begins late was 0 before.
-            old = dict(zip(self._names, self._kept, strict=False))
-            zero = torch.zeros_like(number)
-            self._kept = torch.stack([*(old.get(name, zero) for name in terms), *self._kept[-2:]])
-            self._names = tuple(terms)
+        zero = torch.zeros_like(number)
+        if new := [name for name in terms if name not in self._names]:
+            # A term that begins late was 0 before, as is one that ends early from then on.
+            *known, last, at = self._kept
+            self._kept = torch.stack([*known, *[zero] * len(new), last, at])
+            self._names += tuple(new)
+        found = torch.stack([*(terms.get(name, zero) for name in self._names), norm.double(), number])
         self._kept = torch.where(self.stopped > 0, self._kept, found)
         self.stopped = self.stopped.maximum((~found.isfinite()).any().float())
 

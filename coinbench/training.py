@@ -177,11 +177,12 @@ class _State:
         if not self.parameters:
             raise ValueError("nothing to train: no parameter requires a gradient")
         self.device = self.parameters[0].device
-        self.optimiser = _optimiser(self.parameters, config)
+        self.guard = Guard(self.device)
+        # One kernel for all parameters; elsewhere torch's default, on whose rounding committed numbers depend.
+        self.optimiser = _optimiser(self.parameters, config, fused=True if self.guard.lazy else None)
         if config.precision == "fp16" and self.device.type != "cuda":
             raise UsageError("train.precision=fp16 needs a CUDA device; use fp32 or bf16")
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.guard = Guard(self.device)
         self.average = {k: v.clone() for k, v in self._own().items()} if config.ema else {}
 
     def _own(self) -> dict[str, Tensor]:
@@ -370,9 +371,7 @@ class _State:
             raise checkpoints.foreign(path, error) from error
 
 
-def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    # One kernel for all parameters; elsewhere torch's default, on whose rounding committed numbers depend.
-    fused = True if parameters[0].device.type == "cuda" else None
+def _optimiser(parameters: list[nn.Parameter], config: TrainConfig, fused: bool | None) -> torch.optim.Optimizer:
     decay = config.weight_decay
     if config.optimiser == "sgd":
         return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=fused)
