@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import pytest
 import small_cell
 import tiny
 import torch
+from commands import in_process
 from safetensors.numpy import load_file
 
 from coinbench import records
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest
+from coinbench.errors import UsageError
 from coinbench.executors.local import LocalExecutor
-from coinbench.group import Group
+from coinbench.group import Group, launched
 from coinbench.log import Log
 from coinbench.plan import Request, cells, resolve
 from coinbench.progress import Display
@@ -108,3 +111,92 @@ def test_an_evaluation_by_two_processes_has_the_numbers_of_one(tmp_path: Path) -
     images = [path.relative_to(other) for path in sorted((other / "images").rglob("*.png"))]
     assert images
     assert all((other / path).read_bytes() == (planned.folder / path).read_bytes() for path in images)
+
+
+def _run(capfd: pytest.CaptureFixture[str], folder: Path, *words: object, without: str = "none") -> str:
+    changes = [word for change in SETS if not change.startswith(without) for word in ("--set", change)]
+    ran = in_process(
+        capfd,
+        "run",
+        "-m",
+        "flint",
+        "-d",
+        "birds",
+        *changes,
+        "--cache",
+        folder / "cache",
+        "--out",
+        folder / "out",
+        *words,
+    )
+    assert not (folder / "cache" / "fit").exists()
+    return small_cell.last_line(ran, 2)
+
+
+def test_what_processes_cannot_share_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    several = ("--device", "cpu", "--devices")
+    line = _run(capfd, tmp_path, *several, 3)
+    assert "problem.classifier.train.batch = 8: 3 processes cannot take equal shares" in line
+    assert "multiple of 3, or take 1, 2, 4, 8 processes" in line
+    line = _run(capfd, tmp_path, *several, 4, "--set", "method.train.batch=6")
+    assert "methods.flint.train.batch = 6: 4 processes" in line
+    other = ("--set", "problem.generator.net=stylegan2")
+    line = _run(capfd, tmp_path, *several, 2, *other, without="problem.generator")
+    assert "trains on one device only; train it first with `coinbench pretrain generator --dataset birds`" in line
+    assert "--auto-batch: works on one device" in _run(capfd, tmp_path, *several, 2, "--auto-batch")
+    assert "--device cuda:1: names one device" in _run(capfd, tmp_path, "--device", "cuda:1", "--devices", 2)
+
+
+def test_without_the_extra_one_line_names_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    line = _run(capfd, tmp_path, "--device", "cpu", "--devices", 2)
+    assert "pip install 'coinbench[distributed]'" in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 1),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, 4),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, 8),
+        # A batch script, and a shell that srun opened.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, 1),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, 1),
+    ],
+)
+def test_launchers_are_known_by_their_environment(
+    environment: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == count
+
+
+def test_shares_and_parts_make_the_batch() -> None:
+    batch = np.arange(24)
+    shares = [Group(rank, 3, part, 4).share(batch) for rank in range(3) for part in range(4)]
+    np.testing.assert_array_equal(np.concatenate(shares), batch)
+    with pytest.raises(UsageError, match=r"images in a step = 24: 5 processes"):
+        Group(0, 5).share(batch)
+    with pytest.raises(UsageError, match=r"--auto-batch came to 16 equal parts .* multiples of 16"):
+        Group(parts=16).share(batch)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_of_several_processes(tmp_path: Path) -> None:
+    words = [word for change in SETS for word in ("--set", change)]
+    words += ["--metrics", "mse", "--device", "cpu", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "coinbench", "run", "-m", "flint,viscoin", "-d", "birds", *words, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # One process speaks.
+    assert len(json.loads(done.stdout)["cells"]) == 2
+    assert done.stderr.count("flint seed 0: done") == 1
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.stderr.count(": kept") == 2
