@@ -111,11 +111,11 @@ def run(
     from coinbench.summary import as_text
     from coinbench.work import check_device, check_devices
 
-    check_device(device)
     if auto_batch and max(devices, launched()) > 1:
         raise UsageError("--auto-batch: works on one device; lower train.batch and raise train.accumulate instead")
     if devices > 1 and launched() == 1:
         check_devices(device, devices)
+    check_device(device)
     place = out_of(out, resolved)
     shared = cache_of(cache)
     forced = names(force)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from coinbench.errors import UsageError
-from coinbench.group import NEEDS_EXTRA, Group, launched
+from coinbench.group import NEEDS_EXTRA, Group, launched, linked
 from coinbench.work import check_devices
 
 _PATIENCE = timedelta(days=7)
@@ -70,11 +70,6 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def is_lost(error: BaseException) -> bool:
-    """Tell whether a message could not be sent or received, as when another process has ended."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
 def _kind(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -107,7 +102,8 @@ class _Mean(torch.autograd.Function):
 
 def _averaged(x: Tensor, size: int) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total)
+    with linked():
+        torch.distributed.all_reduce(total)
     return total / size
 
 

@@ -42,6 +42,10 @@ class Interrupted(CoinbenchError):
     exit_code = 130
 
 
+class Lost(CoinbenchError):
+    """Another process of a cell is gone, and this one cannot go on without it."""
+
+
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
 """What a RuntimeError of torch says when memory is short; only CUDA's allocator has an exception of its own."""
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coinbench.errors import CoinbenchError, UsageError
+from coinbench.errors import CoinbenchError, Lost, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -89,7 +89,8 @@ class Group:
 
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            torch.distributed.all_reduce(flat)
+            with linked():
+                torch.distributed.all_reduce(flat)
             flat.div_(self.size)
             for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
@@ -102,7 +103,8 @@ class Group:
 
         for tensor in tensors:
             value = tensor.contiguous()
-            torch.distributed.broadcast(value, 0)
+            with linked():
+                torch.distributed.broadcast(value, 0)
             tensor.copy_(value)
 
     def gather(self, value: T) -> list[T]:
@@ -112,7 +114,8 @@ class Group:
         import torch.distributed
 
         found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, value, group=self.control)
+        with linked():
+            torch.distributed.all_gather_object(found, value, group=self.control)
         return found
 
     def any(self, flag: bool) -> bool:
@@ -123,7 +126,8 @@ class Group:
         import torch.distributed
 
         said = torch.tensor([int(flag)])
-        torch.distributed.all_reduce(said, group=self.control)
+        with linked():
+            torch.distributed.all_reduce(said, group=self.control)
         return bool(said)
 
     def lead(self, do: Callable[[], T]) -> T:
@@ -133,7 +137,8 @@ class Group:
         import torch.distributed
 
         result: list[Any] = [_attempt(do)] if self.first else [None]
-        torch.distributed.broadcast_object_list(result, 0, group=self.control)
+        with linked():
+            torch.distributed.broadcast_object_list(result, 0, group=self.control)
         value, error = result[0]
         if error is not None:
             raise error
@@ -172,6 +177,24 @@ class Group:
         """
         every = self.together(lambda: list(own))
         return [every[n % self.size][n // self.size] for n in range(sum(map(len, every)))]
+
+
+@contextmanager
+def linked() -> Iterator[None]:
+    """Say in a line that a message did not reach the other processes, as torch says when one of them has ended.
+
+    Raises:
+        Lost: it did not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise Lost(
+            "another process of the cell ended: its own line says why, or it was killed, perhaps for want of memory; "
+            "the same command resumes"
+        ) from error
 
 
 def launched() -> int:

@@ -17,11 +17,13 @@ import typer
 
 from coinbench import plugins
 from coinbench.cache import Cache
-from coinbench.errors import CoinbenchError, Interrupted, refused
+from coinbench.errors import CoinbenchError, Interrupted, Lost, refused
 from coinbench.group import launched
 from coinbench.log import Event, Log
 from coinbench.plan import read_cell
 from coinbench.work import choose_device, planned_from, work
+
+_INTERRUPTED = "interrupted; the same command resumes"
 
 
 def serve(
@@ -54,9 +56,10 @@ def serve(
             torch.set_num_threads(threads)
         work(planned_from(read_cell(path), folder), cache, place, log)
     except CoinbenchError as error:
-        _fail(tell, events, str(error), error.exit_code)
+        ended = settled(error, log)
+        _fail(tell, events, str(ended), ended.exit_code)
     except Exception as error:
-        if known := lost(error, log) or refused(error):
+        if known := refused(error):
             _fail(tell, events, str(known), known.exit_code)
         if not events:
             raise
@@ -86,16 +89,9 @@ def enter(log: Log, device: str, devices: int) -> torch.device:
     return place
 
 
-def lost(error: Exception, log: Log) -> CoinbenchError | None:
-    """Return the line for a process whose partner is gone; None for any other error, and where there is one process."""
-    if log.group.size == 1 or not distributed().is_lost(error):
-        return None
-    if log.stop.is_set():
-        return Interrupted("interrupted; the same command resumes")
-    return CoinbenchError(
-        "another process of the cell ended: its own line says why, or it was killed, perhaps for want of memory; the "
-        "same command resumes"
-    )
+def settled(error: CoinbenchError, log: Log) -> CoinbenchError:
+    """Return what ended the cell: a stop, where the other processes are gone since all were asked to stop."""
+    return Interrupted(_INTERRUPTED) if isinstance(error, Lost) and log.stop.is_set() else error
 
 
 def _fail(tell: Callable[[Event], None], events: bool, message: str, code: int) -> None:

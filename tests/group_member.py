@@ -6,7 +6,7 @@ Run as a script, it joins the others through Lightning Fabric, which starts them
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,15 @@ def trainings(folder: Path, group: Group) -> None:
         save_file(gradients(problem, group), folder / f"{name}{group.rank}.safetensors")
 
 
-def _of(coin: torch.nn.Module, terms: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
+def _of(coin: torch.nn.Module, loss: Callable[[], dict[str, Tensor]], group: Group) -> dict[str, Tensor]:
+    """Terms, gradients and running statistics of a step in float64: batch norm makes float32 lose digits."""
+    whole = nullcontext()
+    if group.size > 1:
+        from coinbench.distributed import whole_batches
+
+        whole = whole_batches(coin, group)
+    with whole:
+        terms = loss()
     torch.stack(list(terms.values())).sum().backward()
     found = {name: p.grad for name, p in coin.named_parameters() if p.grad is not None}
     found |= {f"term {name}": value.detach().clone() for name, value in terms.items()}
@@ -87,25 +95,22 @@ def _of(coin: torch.nn.Module, terms: dict[str, Tensor], group: Group) -> dict[s
 
 
 def flaem_gradients(problem: Problem, group: Group) -> dict[str, Tensor]:
-    """Terms, gradients and running statistics of a batch of FLAEM, whose batch norm makes float32 lose digits."""
-    coin = flaem.build(tiny.method_config("flaem"), problem, Rng(3)).double().train()  # pyright: ignore[reportArgumentType]
+    """Of a batch of FLAEM, whose classifier has batch norms."""
+    coin = flaem.build(tiny.method_config("flaem"), problem, Rng(3)).double()  # pyright: ignore[reportArgumentType]
     batch = problem.train.draw(0, 8, Rng(1))
     batch = replace(batch, images=batch.images.double())
-    whole = nullcontext()
-    if group.size > 1:
-        from coinbench.distributed import whole_batches
-
-        whole = whole_batches(coin, group)
-    with whole:
-        return _of(coin, flaem.losses(coin, batch, torch.zeros(len(batch.labels), dtype=torch.long)), group)
+    return _of(coin.train(), lambda: flaem.losses(coin, batch, torch.zeros(len(batch.labels), dtype=torch.long)), group)
 
 
 def flint_gradients(problem: Problem, group: Group) -> dict[str, Tensor]:
-    """Terms and gradients of a batch of FLINT whose concepts differ from image to image, so that H(E[Φ]) counts."""
+    """Of a batch of FLINT whose concepts differ from image to image, so that H(E[Φ]) counts."""
     config = tiny.method_config("flint", delta=1.0, warmup=0.0)
     coin = flint.build(config, problem, Rng(3))  # pyright: ignore[reportArgumentType]
     standardise((coin.to_concepts,), lambda x: (coin.pooled(problem.classifier.taps(x)),), problem, Rng(3))
-    return _of(coin, flint.losses(coin, problem, problem.train.draw(0, 8, Rng(1)).images, 1.0), group)
+    coin.double().train()
+    problem.classifier.eval()
+    images = problem.train.draw(0, 8, Rng(1)).images.double()
+    return _of(coin, lambda: flint.losses(coin, problem, images, 1.0), group)
 
 
 def main(folder: Path) -> None:

@@ -22,7 +22,7 @@ from coinbench.log import Log
 from coinbench.plan import Planned
 from coinbench.progress import Display
 from coinbench.work import planned_from, work
-from coinbench.worker import distributed, enter, lost
+from coinbench.worker import distributed, enter, settled
 
 
 class GroupExecutor:
@@ -105,7 +105,7 @@ class GroupExecutor:
         try:
             work(cell, self.cache, self.place, self.log.at("", cell.folder))
         except Exception as error:
-            known = lost(error, self.log) or (error if isinstance(error, CoinbenchError) else refused(error))
+            known = settled(error, self.log) if isinstance(error, CoinbenchError) else refused(error)
             if known is None or self.leads:
                 raise known or error from error
             failed = CoinbenchError(f"process {self.log.group.rank}: {known}")
