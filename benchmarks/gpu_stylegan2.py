@@ -1,29 +1,31 @@
-"""StyleGAN2 on a CUDA device: G forward and backward to w, and a thousand images of training, at 256 px `auto`.
+"""StyleGAN2 on a CUDA device: G forward and backward to w, and seconds per thousand images of training, `auto`.
 
     python benchmarks/gpu_stylegan2.py                  # writes benchmarks/results/gpu_stylegan2.json
-    python benchmarks/gpu_stylegan2.py --device cpu --size 32 --batch 2 --images 8 --out try.json
+    python benchmarks/gpu_stylegan2.py --device cpu --size 32 --base 256 --batch 4 --images 64 --rounds 2 --out try.json
 
-Every variant (type, torch.compile, CUDA graph) is held against fp32 on the same latents before it is timed; the
-fastest one whose images agree is what coinbench should use. Shares of the arithmetic floor count 2 FLOP a
-multiply-add and the dense peak of the device for the type.
+Every variant of G (type, torch.compile, CUDA graph) is held against fp32 on the same latents before it is timed; the
+fastest one whose images and gradients agree is what coinbench should use. Shares of the arithmetic floor count 2 FLOP a
+multiply-add and the dense peak of the device for the type. `grouped` is the network by grouped convolutions.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from device_runs import Runs, peak, table, wait
+from grouped import synthesise
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coinbench import provenance
 from coinbench.config import TrainConfig
-from coinbench.files import write_json
+from coinbench.fast import compiled, tensor_float
 from coinbench.generators.stylegan2 import build
 from coinbench.generators.stylegan2_config import StyleGAN2Config
 from coinbench.generators.stylegan2_training import Duel, build_discriminator
@@ -32,12 +34,21 @@ from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.problem import Split
 from coinbench.rng import Rng, seeded
 
-PEAK = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12, "fp16": 989e12}
-"""Dense FLOP/s of an H200 by type."""
 LOW = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of activations in the four largest blocks; the others go in TF32 then."""
 AGREE = 30.0
 """dB of PSNR against fp32 that a variant must reach."""
-WAYS = ("eager", "compiled", "graph")
+VARIANTS = tuple((kind, way) for kind in LOW for way in ("eager", "graph"))
+SLOW = (
+    *((kind, "grouped") for kind in ("fp32", "tf32")),
+    *(("bf16", "compiled graph"), ("tf32", "compiled graph"), ("bf16", "compiled")),
+)
+"""In the order of interest: time may run out."""
+NEEDS = {"eager": 3.0, "grouped": 10.0, "graph": 4.0, "compiled": 30.0, "compiled graph": 30.0}
+"""Seconds within which a variant should be done."""
+TRAINED = ("tf32", "bf16", "fp32", "fp16")
+PERIOD = 16
+"""Steps with one R1 and four path length penalties, as often as they come in training."""
 
 
 class Gradient:
@@ -45,13 +56,15 @@ class Gradient:
 
     def __init__(self, network: StyleGAN2, w: Tensor, way: str) -> None:
         """Prepare a variant; compiling and capturing happen here."""
-        self.network, self.w = network, w.clone().requires_grad_(True)
+        self.w = w.clone().requires_grad_(True)
         self.draw: Callable[[Tensor], Tensor] = network.synthesis
-        if way == "compiled":
-            self.draw = torch.compile(network.synthesis, mode="max-autotune-no-cudagraphs")
+        if way == "grouped":
+            self.draw = functools.partial(synthesise, network.synthesis)
+        if way.startswith("compiled"):
+            self.draw = compiled(network.synthesis.forward)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.images, self.gradient = self._once()
-        if way == "graph":
+        if way.endswith("graph"):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -66,7 +79,7 @@ class Gradient:
     def _once(self) -> tuple[Tensor, Tensor]:
         images = self.draw(self.w)
         (gradient,) = torch.autograd.grad(images.square().mean(), self.w)
-        return images, gradient
+        return images.detach(), gradient
 
     def __call__(self) -> None:
         """Do it once more."""
@@ -79,30 +92,21 @@ class Gradient:
 def timed(call: Callable[[], Any], device: torch.device, rounds: int) -> float:
     """Return the median seconds of a call, after two that do not count."""
     spent = []
-    for number in range(rounds + 2):
-        _wait(device)
+    for _ in range(rounds + 2):
+        wait(device)
         began = time.perf_counter()
         call()
-        _wait(device)
-        if number >= 2:
-            spent.append(time.perf_counter() - began)
-    return statistics.median(spent)
+        wait(device)
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent[2:])
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def network_of(size: int, device: torch.device, kind: str) -> StyleGAN2:
-    """Return a frozen G of the recipe `auto`, the same for every type."""
+def make_network(size: int, base: int, device: torch.device) -> StyleGAN2:
+    """Return a frozen G of the recipe `auto`, the same each time."""
     with seeded(Rng(0)):
-        network = StyleGAN2(size=size, depth=2, base=16384)
-    network.to(device)
-    channels_last(network)
+        network = StyleGAN2(size=size, depth=2, base=base)
+    channels_last(network.to(device))
     network.freeze()
-    network.synthesis.low = LOW[kind]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = kind == "tf32"
     return network
 
 
@@ -110,102 +114,121 @@ def psnr(found: Tensor, expected: Tensor) -> float:
     """Return the peak signal-to-noise ratio in dB; the peak is the range of what is expected.
 
     >>> round(psnr(torch.tensor([0.0, 1.0]), torch.tensor([0.1, 1.0])), 1)
-    22.1
+    23.0
     """
     error = (found.double() - expected.double()).square().mean().clamp(min=1e-30)
     return float(10 * torch.log10((expected.max() - expected.min()).double() ** 2 / error))
 
 
-def generator_speed(size: int, batch: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each type and way: milliseconds, agreement with fp32, share of the floor."""
-    rows: list[dict[str, Any]] = []
-    expected = images = None
-    flops = 0
-    for kind in LOW:
-        network = network_of(size, device, kind)
-        with torch.no_grad():
-            z = torch.randn(batch, network.z_dim, generator=Rng(1).torch()).to(device)
-            w = network.mapping(z)[:, None].repeat(1, network.n_styles, 1)
-        if not flops:
-            with FlopCounterMode(display=False) as counter:
-                # The counter's hooks know backward(), not grad().
-                network.synthesis(w.clone().requires_grad_(True)).square().mean().backward()
-            flops = counter.get_total_flops()
-        for way in WAYS if device.type == "cuda" else WAYS[:1]:
-            row: dict[str, Any] = {"type": kind, "way": way}
-            try:
-                run = Gradient(network, w, way)
-                seconds = timed(run, device, rounds)
-            except RuntimeError as error:
-                rows.append(row | {"failed": str(error).splitlines()[0][:200]})
-                continue
-            if expected is None:
-                images, expected = run.images.detach().clone(), run.gradient.clone()
-            assert images is not None
-            row |= {
-                "ms": 1000 * seconds,
-                "share of the floor (%)": 100 * flops / PEAK[kind] / seconds,
-                "PSNR of images (dB)": psnr(run.images.detach(), images),
-                "PSNR of gradients (dB)": psnr(run.gradient, expected),
-            }
-            row["agrees"] = min(row["PSNR of images (dB)"], row["PSNR of gradients (dB)"]) >= AGREE
-            rows.append(row)
-    return rows
+def count(network: StyleGAN2, w: Tensor) -> int:
+    """Return the FLOP of images and gradient."""
+    with FlopCounterMode(display=False) as counter:
+        # The counter's hooks know backward(), not grad().
+        network.synthesis(w.clone().requires_grad_(True)).square().mean().backward()
+    return counter.get_total_flops()
 
 
-def training_speed(size: int, images: int, device: torch.device) -> list[dict[str, Any]]:
-    """Return seconds per thousand images of `auto`, one batch size, p = 0.3, for each type."""
+def generator_speed(
+    runs: Runs, size: int, base: int, batch: int, rounds: int, variants: Sequence[tuple[str, str]]
+) -> None:
+    """Time each variant: milliseconds, agreement with fp32, share of the floor."""
+    device = runs.device
+    network = make_network(size, base, device)
+    with torch.no_grad():
+        z = torch.randn(batch, network.z_dim, generator=Rng(1).torch()).to(device)
+        w = network.mapping(z)[:, None].repeat(1, network.n_styles, 1)
+    flops = count(network, w)
+    with tensor_float(False):
+        exact = Gradient(network, w, "eager")
+    for kind, way in variants:
+        if device.type == "cuda" or (LOW[kind] is None and way in ("eager", "grouped", "compiled")):
+            name = {"what": "G and back", "type": kind, "way": way}
+            draw = functools.partial(_variant, runs, network, w, kind, way, exact, flops, rounds)
+            runs.run(name, NEEDS[way], draw)
+
+
+def _variant(
+    runs: Runs, network: StyleGAN2, w: Tensor, kind: str, way: str, exact: Gradient, flops: int, rounds: int
+) -> dict[str, Any]:
+    network.synthesis.low = LOW[kind]
+    with tensor_float(kind != "fp32"):
+        run = Gradient(network, w, way)
+        seconds = timed(run, runs.device, rounds)
+    top = peak(runs.device, kind)
+    close = psnr(run.images, exact.images), psnr(run.gradient, exact.gradient)
+    return {
+        "ms": 1000 * seconds,
+        "% of the floor": 100 * flops / top / seconds if top else None,
+        "GB": runs.memory(),
+        "PSNR of images (dB)": close[0],
+        "PSNR of gradients (dB)": close[1],
+        "agrees": min(close) >= AGREE,
+    }
+
+
+def training_speed(runs: Runs, size: int, base: int, batch: int, images: int) -> None:
+    """Time the training of `auto` at p = 0.3 for each type: seconds per thousand images."""
     dice = Rng(2).numpy()
     pixels, labels = dice.integers(0, 256, (64, size, size, 3), dtype="uint8"), dice.integers(0, 2, 64)
-    split = Split("train", pixels, labels, labels, pixels, device=device)
-    rows = []
-    for kind in LOW if device.type == "cuda" else ("fp32",):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = kind == "tf32"
-        train = {"steps": 1000, "batch": 16, "lr": 2.5e-3, "betas": (0.0, 0.99)}
-        train["precision"] = kind if kind in ("bf16", "fp16") else "fp32"
-        config = StyleGAN2Config(train=TrainConfig.model_validate(train))
-        generator = build(config, size, 3, Rng(0)).to(device).network
+    split = Split("train", pixels, labels, labels, pixels, device=runs.device)
+    periods = max(1, images // (PERIOD * batch))
+
+    def one(kind: str) -> dict[str, Any]:
+        train = {"steps": 1000, "batch": batch, "lr": 2.5e-3, "betas": (0.0, 0.99)}
+        train["precision"] = kind if LOW[kind] else "fp32"
+        config = StyleGAN2Config(base=base, train=TrainConfig.model_validate(train))
+        generator = build(config, size, 3, Rng(0)).to(runs.device).network
         duel = Duel(config, generator, build_discriminator(config, generator, Rng(0)), split)
         duel.controller.p = 0.3
-        # Whole rounds of 16 steps: each has one R1 and four path length penalties.
-        rounds = max(1, images // (16 * 16))
-        for number in range(16):
-            duel.step(number, Rng(3))
-        _wait(device)
-        began = time.perf_counter()
-        for number in range(16 * rounds):
-            duel.step(number, Rng(3))
-        _wait(device)
-        kimg = 16 * 16 * rounds / 1000
-        rows.append({"type": kind, "seconds per kimg": (time.perf_counter() - began) / kimg})
-    return rows
+        with tensor_float(kind != "fp32"):
+            for number in range(PERIOD):
+                duel.step(number, Rng(3))
+            wait(runs.device)
+            began = time.perf_counter()
+            for number in range(PERIOD * periods):
+                duel.step(number, Rng(3))
+            wait(runs.device)
+            seconds = time.perf_counter() - began
+        kimg = PERIOD * batch * periods / 1000
+        return {"seconds per kimg": seconds / kimg, "GB": runs.memory(), **duel.check(PERIOD, "training")}
+
+    for kind in TRAINED if runs.device.type == "cuda" else ("fp32",):
+        runs.run({"what": "training", "type": kind}, 8.0, functools.partial(one, kind))
 
 
 def main() -> None:
-    """Measure and write the results."""
+    """Measure, write the results, and print the table last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--base", type=int, default=16384, help="of the channels")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--images", type=int, default=2048, help="of training, for each type")
+    parser.add_argument("--images", type=int, default=512, help="of training that count, for each type")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=140, help="no variant begins that may end later")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_stylegan2.json")
     given = parser.parse_args()
-    device = torch.device(given.device)
     torch.backends.cudnn.benchmark = True
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    found = {
-        "what": f"StyleGAN2 `auto` at {given.size} px; G forward and backward to w at batch {given.batch}",
+    # The first few that cuDNN proposes: trying all takes tens of seconds for grouped convolutions.
+    torch.backends.cudnn.benchmark_limit = 3
+    about = {
+        "what": f"StyleGAN2 `auto` at {given.size} px, batch {given.batch}: G forward and backward to w, and training",
         "command": f"python benchmarks/gpu_stylegan2.py --size {given.size} --batch {given.batch}",
-        "device": name,
-        "git": provenance.git_state(provenance.here()),
-        "versions": provenance.versions(),
-        "generator": generator_speed(given.size, given.batch, device, given.rounds),
-        "training": training_speed(given.size, given.images, device),
     }
-    write_json(given.out, found)
-    for row in (*found["generator"], *found["training"]):
-        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    runs = Runs(torch.device(given.device), given.seconds, given.out, about)
+    runs.say(f"{runs.about['what']}; on {runs.about['device']}")
+    network = given.size, given.base, given.batch
+    generator_speed(runs, *network, given.rounds, VARIANTS)
+    training_speed(runs, *network, given.images)
+    # Last, as choosing kernels and compiling may take all the time that is left.
+    generator_speed(runs, *network, given.rounds, SLOW)
+    print(f"\n{runs.about['what']}; {runs.about['device']}\n")
+    for what in dict.fromkeys(row["what"] for row in runs.rows):
+        print(table([row for row in runs.rows if row["what"] == what]) + "\n")
+    agreeing = [row for row in runs.rows if row.get("agrees")]
+    if agreeing:
+        best = min(agreeing, key=lambda row: row["ms"])
+        print(f"fastest that agrees: {best['type']}, {best['way']}, {best['ms']:.4g} ms")
 
 
 if __name__ == "__main__":

@@ -99,3 +99,8 @@ def restore(optimiser: torch.optim.Optimizer, states: dict[int, Tensors]) -> Non
     """Give an optimiser a state; rates and betas stay its own."""
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": states, "param_groups": groups})
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            # Files hold rows in order; a step over all parameters at once wants each state laid out like its own.
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -33,7 +33,7 @@ class Config(BaseModel):
 
     def key(self) -> dict[str, Any]:
         """Return the values as JSON, without those that change no number."""
-        return _without(self.model_dump(mode="json"), _NO_NUMBER)
+        return _without(self.model_dump(mode="json"), _NO_NUMBER, _AS_BEFORE)
 
     def digest(self) -> str:
         """Return 16 hex digits that identify `key`."""
@@ -42,16 +42,19 @@ class Config(BaseModel):
 
 _NO_NUMBER = frozenset(
     {
-        *("log_every", "checkpoint_seconds", "keep_every", "keep"),
+        *("log_every", "checkpoint_seconds", "keep_every", "keep", "fast"),
         *("workers", "root", "download", "max_bad", "title"),
     }
 )
 """How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
+_AS_BEFORE: dict[str, Any] = {"tf32": False}
+"""Settings that came later, with what was done before: at it they are left out, so that digests stay."""
 
 
-def _without(value: Any, names: frozenset[str]) -> Any:
+def _without(value: Any, names: frozenset[str], silent: dict[str, Any]) -> Any:
     if isinstance(value, dict):
-        return {key: _without(part, names) for key, part in value.items() if key not in names}
+        kept = {key: part for key, part in value.items() if key not in names and (key, part) not in silent.items()}
+        return {key: _without(part, names, silent) for key, part in kept.items()}
     return value
 
 
@@ -102,6 +105,12 @@ class TrainConfig(Config):
     """Decay of an exponential moving average of the weights, which is then what is kept."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; fp16 scales the loss and needs CUDA."""
+    tf32: bool = False
+    """On CUDA, round the factors of float32 products to 10 bits of mantissa: seven times the peak."""
+    fast: Literal["auto", "off", "fold", "graph", "compile", "full"] = "auto"
+    """How f, G and p are run while a method is trained, to the same numbers but for the order of sums. fold: batch norm
+    of f in its convolutions; graph: that, and the step as a CUDA graph; compile: fold, and G and p by torch.compile;
+    full: all of it. auto: off on the CPU, graph on CUDA."""
     log_every: int = Field(default=25, gt=0)
     """Steps between rows of train.csv."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)

@@ -72,7 +72,7 @@ def shown(seconds: float) -> str:
     """Return a duration for reading.
 
     >>> shown(0.04), shown(61.0), shown(7300.0), shown(200000.0)
-    ('0.0 s', '1 min 1 s', '2 h 2 min', '2 d 8 h')
+    ('0.0 s', '1 min 1 s', '2 h 1 min', '2 d 7 h')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

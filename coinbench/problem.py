@@ -38,6 +38,15 @@ def to_float(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def on_device(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "B C H W"]:
+    """Return `to_float` on a device, bit for bit: as bytes they travel to CUDA, and nobody waits for them."""
+    if device.type != "cuda":
+        return to_float(pixels).to(device)
+    sent = send(torch.from_numpy(np.ascontiguousarray(pixels)), device).permute(0, 3, 1, 2).float()
+    # Divided by a tensor: by a number CUDA would multiply with its reciprocal, which rounds otherwise.
+    return sent / sent.new_full((), 127.5) - 1
+
+
 def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
     """Turn float [-1, 1] NCHW into uint8 [B, H, W, C] by round((x + 1) · 127.5), clamped (docs/metrics.md 6)."""
     scaled = ((images.detach() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -103,15 +112,7 @@ class Split:
         rows = self.rows(step, size, rng)
         mine = rows[self.group.mine(size)]
         pixels = self._crop(rows, rng.child("augment", step))
-        return self._batch(self._sent(pixels), self.labels[mine], self.index[mine])
-
-    def _sent(self, pixels: np.ndarray) -> Tensor:
-        """Return `to_float(pixels)` on the device, bit for bit; there it is a quarter of the bytes to send."""
-        if self.device.type != "cuda":
-            return to_float(pixels)
-        sent = send(torch.from_numpy(pixels), self.device).permute(0, 3, 1, 2).float()
-        # Divided by a tensor: by a number CUDA would multiply with its reciprocal, which rounds otherwise.
-        return sent / sent.new_full((), 127.5) - 1
+        return self._batch(on_device(pixels, self.device), self.labels[mine], self.index[mine])
 
     def rows(self, step: int, size: int, rng: Rng) -> Int[np.ndarray, "size"]:
         """Return which images make the training batch of a step.

@@ -119,7 +119,7 @@ def _descend(state: _State, loss: Loss, config: TrainConfig, log: Log, rows: Row
             group.lead(lambda step=step: state.save(path, step))
             log.check()
         # Ranges are looked at in the first step; the images of later ones are made in the same way.
-        with trusting(state.guard.lazy and step > start):
+        with trusting() if state.guard.lazy and step > start else nullcontext():
             state.step(loss, step)
         done = step + 1
         keep = group.first and config.keep_every > 0 and done % config.keep_every == 0

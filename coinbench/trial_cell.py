@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coinbench import contract, plugins, registry
+from coinbench import contract, fast, plugins, registry
 from coinbench.artefact import fit_rng, load_coin
 from coinbench.cache import Cache
 from coinbench.classifiers.labels import accuracy_on
@@ -109,7 +109,13 @@ class Trial:
         problem, train = self.cell.problem, self.splits[0]
         if kind == "fit":
             spec, frozen = registry.METHODS.load(self.cell.method.name), self.problem
-            return lambda log: spec.fit(_quick(self.cell.method, steps), frozen, fit_rng(self.cell), log)
+            method = _quick(self.cell.method, steps)
+
+            def fit(log: Clock) -> None:
+                with fast.accelerated(frozen, method.train):
+                    spec.fit(method, frozen, fit_rng(self.cell), log)
+
+            return fit
         # A copy: what follows is measured with the network at initialisation.
         network = copy.deepcopy(self.networks.stages[kind].network)
         if kind == "classifier":

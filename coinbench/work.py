@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from coinbench import contract, registry
+from coinbench import contract, fast, registry
 from coinbench.artefact import Artefact, fit_rng, load_coin, origin, save_coin
 from coinbench.cache import Cache
 from coinbench.config import Cell
@@ -81,7 +81,7 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
 
     def fit(log: Log) -> None:
         with contract.blaming(cell.method.name):
-            with contract.raising("fit", spec.fit):
+            with contract.raising("fit", spec.fit), fast.accelerated(problem, cell.method.train):
                 coin = spec.fit(cell.method, problem, fit_rng(cell), log)
             contract.check_coin(coin, "fit")
         log.group.lead(lambda: save_coin(coin, problem, log.folder, cell.method.name))

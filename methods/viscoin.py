@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
+from coinbench.fast import replayed
 from coinbench.log import Log
 from coinbench.methods import start
 from coinbench.methods.losses import orthogonality, soft_cross_entropy
@@ -24,7 +25,7 @@ from coinbench.networks.stylegan2_layers import FullyConnected, normalise_second
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
 from coinbench.specs import MethodSpec
-from coinbench.training import train
+from coinbench.training import Loss, train
 
 
 class VisCoINConfig(MethodConfig):
@@ -218,20 +219,31 @@ def standardise(coin: VisCoIN, problem: Problem, rng: Rng) -> None:
     start.standardise((coin.to_concepts, last), inputs, problem, rng)
 
 
-def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
-    """Minimise L_train over what of the network is to be trained, in place."""
+def loss_of(coin: VisCoIN, problem: Problem, rng: Rng) -> Loss:
+    """Return L_train of a step: half of its images are drawn from the training split, half from G."""
     config = coin.config
     n_sampled = config.train.batch if config.synthetic is None else config.synthetic
 
-    def loss(step: int) -> dict[str, Tensor]:
-        images = problem.train.draw(step, config.train.batch, rng.child("data")).images
+    def terms(images: Tensor, w: Tensor) -> dict[str, Tensor]:
         if n_sampled:
             with torch.no_grad():
-                w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
                 images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
         return losses(coin, problem, images)
 
-    train(coin, loss, config.train, log, problem.networks)
+    pure = replayed(terms, coin, config.train)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        images = problem.train.draw(step, config.train.batch, rng.child("data")).images
+        with torch.no_grad():
+            w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
+        return pure(images, w)
+
+    return loss
+
+
+def optimise(coin: VisCoIN, problem: Problem, rng: Rng, log: Log) -> None:
+    """Minimise L_train over what of the network is to be trained, in place."""
+    train(coin, loss_of(coin, problem, rng), coin.config.train, log, problem.networks)
 
 
 def fit(config: VisCoINConfig, problem: Problem, rng: Rng, log: Log) -> VisCoIN:

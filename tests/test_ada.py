@@ -103,7 +103,7 @@ def test_hue_turns_about_the_axis_of_grey() -> None:
 
 
 def test_colours_keep_the_axis_of_grey_grey() -> None:
-    matrices = ada.colour(ada._Dice(64, dice(), torch.device("cpu")), 1.0)
+    matrices = ada.colour(ada._Dice(64, dice()), 1.0)
     greys = matrices @ torch.tensor([0.4, 0.4, 0.4, 1.0])
     assert (greys[:, :3].amax(1) - greys[:, :3].amin(1)).max() < 1e-5
     torch.testing.assert_close(greys[:, 3], torch.ones(64))
@@ -151,7 +151,7 @@ def test_draws_follow_the_dice() -> None:
 
 
 def test_the_distributions_are_the_papers() -> None:
-    draws = ada._Dice(20000, dice(), torch.device("cpu"))
+    draws = ada._Dice(20000, dice())
     inverse = ada.geometry(draws, 1.0, 100, 100, ada.Strengths(flip=0.0, blit=0.0))
     # det of the inverse: the inverse square of the isotropic scale, 2^(-2 · 0.2 n).
     scale = -torch.linalg.det(inverse).log2() / 2

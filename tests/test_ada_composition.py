@@ -18,7 +18,7 @@ class Scripted(ada._Dice):
     """Draws what a test says: everything is applied, and the values come from lists."""
 
     def __init__(self, uniforms: list[float], normals: list[float]) -> None:
-        super().__init__(1, torch.Generator(), torch.device("cpu"))
+        super().__init__(1, torch.Generator())
         self.uniforms, self.normals = iter(uniforms), iter(normals)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -86,7 +86,7 @@ def test_each_transformation_is_drawn_with_its_probability(p: float) -> None:
             seen.append(float(probability))
             return super().sometimes(probability, value, neutral)
 
-    draws = Counting(4000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    draws = Counting(4000, torch.Generator().manual_seed(0))
     ada.geometry(draws, p, HEIGHT, WIDTH, ada.Strengths(flip=0.5))
     half = 1 - math.sqrt(1 - p)
     assert seen == pytest.approx([p * 0.5, p, p, p, half, p, half, p]), "flip, quarters, shift, size, two turns, ..."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,16 +56,16 @@ class Strengths:
 
 
 class _Dice:
-    """Draws for a batch; what is not drawn keeps its neutral value."""
+    """Draws for a batch, on the generator's device; what is not drawn keeps its neutral value."""
 
-    def __init__(self, n: int, generator: torch.Generator, device: torch.device) -> None:
-        self.n, self.generator, self.device = n, generator, device
+    def __init__(self, n: int, generator: torch.Generator) -> None:
+        self.n, self.generator, self.device = n, generator, generator.device
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(self.n, *shape, generator=self.generator, device=self.generator.device).to(self.device)
+        return torch.rand(self.n, *shape, generator=self.generator, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(self.n, *shape, generator=self.generator, device=self.generator.device).to(self.device)
+        return torch.randn(self.n, *shape, generator=self.generator, device=self.device)
 
     def sometimes(self, probability: Tensor | float, value: Tensor, neutral: float) -> Tensor:
         drawn = self.uniform() < probability
@@ -79,17 +80,18 @@ def augment(
     Args:
         images: in [-1, 1]; 1 or 3 channels; square for turns by 90 degrees to keep their shape.
         p: probability of each transformation, before `strengths`.
-        dice: of all draws.
+        dice: of all draws; on the CPU for images elsewhere too: matrices of a few numbers are made faster there, and
+            how far they reach is known without waiting for the device.
         strengths: default: all 1.
     """
     if p <= 0:
         return images
     given = strengths or Strengths()
-    draws = _Dice(len(images), dice, images.device)
+    draws = _Dice(len(images), dice)
     inverse = geometry(draws, p, images.shape[2], images.shape[3], given).to(images.dtype)
     colours = colour(draws, p * given.colour).to(images.dtype)
     if images.device.type != "cpu":
-        return recolour(warp(images, inverse), colours)
+        return recolour(warp(images, inverse), _carried(colours, images))
     # While p is small most images stay where they are; elsewhere to ask which would wait for the device.
     moved = (inverse != torch.eye(3)).any(2).any(1).nonzero()[:, 0]
     if len(moved):
@@ -195,7 +197,7 @@ def warp(images: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 3 3"]) -> F
 
     Args:
         images: any number of channels.
-        inverse: output to input position, in pixels from the centre, x before y.
+        inverse: output to input position, in pixels from the centre, x before y; also on the CPU.
     """
     height, width = images.shape[2:]
     centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=inverse.dtype, device=inverse.device)
@@ -218,9 +220,18 @@ def warp(images: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 3 3"]) -> F
     fine = fine @ constant(scaling, 0.5, 0.5) @ constant(translation, -_DELAY, -_DELAY)
     tall, wide = (height + 2 * _REACH) * 2, (width + 2 * _REACH) * 2
     unit = constant(scaling, 2 / x.shape[3], 2 / x.shape[2]) @ fine @ constant(scaling, wide / 2, tall / 2)
-    grid = nn.functional.affine_grid(unit[:, :2], [n, images.shape[1], tall, wide], align_corners=False)
+    grid = nn.functional.affine_grid(
+        _carried(unit[:, :2], images), [n, images.shape[1], tall, wide], align_corners=False
+    )
     sampled = _GridSample.apply(x, grid)
     return _coarser(images, height) @ sampled @ _coarser(images, width).t()
+
+
+def _carried(matrices: Tensor, like: Tensor) -> Tensor:
+    """Return matrices on the device of `like`; from the CPU without waiting for what that device does now."""
+    if matrices.device == like.device:
+        return matrices
+    return matrices.contiguous().pin_memory().to(like.device, non_blocking=True)
 
 
 def _finer(like: Tensor, n: int, before: int, after: int) -> Float[Tensor, "_fine n"]:
@@ -230,17 +241,19 @@ def _finer(like: Tensor, n: int, before: int, after: int) -> Float[Tensor, "_fin
     """
     eye = torch.eye(n, dtype=like.dtype, device=like.device)[:, None]
     padded = nn.functional.pad(eye, (before, after), mode="reflect")
-    return nn.functional.conv_transpose1d(padded, 2 * _filter(like), stride=2, padding=5)[:, 0].t()
+    return nn.functional.conv_transpose1d(padded, 2 * _filter(like.dtype, like.device), stride=2, padding=5)[:, 0].t()
 
 
 def _coarser(like: Tensor, n: int) -> Float[Tensor, "n _fine"]:
     """Return what filters with the mirrored filter, takes every second pixel and cuts what only served the filter."""
     eye = torch.eye(2 * (n + 2 * _REACH), dtype=like.dtype, device=like.device)[:, None]
-    return nn.functional.conv1d(eye[..., 1:-1], _filter(like), stride=2)[:, 0].t()
+    return nn.functional.conv1d(eye[..., 1:-1], _filter(like.dtype, like.device), stride=2)[:, 0].t()
 
 
-def _filter(like: Tensor) -> Float[Tensor, "1 1 taps"]:
-    return (torch.tensor(SYM6, dtype=like.dtype, device=like.device) / math.sqrt(2))[None, None]
+@lru_cache
+def _filter(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 1 taps"]:
+    """Return the filter; carried to a device once, since that waits for it."""
+    return (torch.tensor(SYM6, dtype=dtype, device=device) / math.sqrt(2))[None, None]
 
 
 class _GridSample(torch.autograd.Function):
@@ -290,13 +303,13 @@ class Controller:
     kimg: float = 500.0
     """Thousand images in which p goes from 0 to 1 at most."""
     p: float = 0.0
-    signs: float = 0.0
-    """Sum of sign D(real) since the last update."""
+    signs: Tensor | float = 0.0
+    """Sum of sign D(real) since the last update; where D is, so that nothing waits for it."""
     count: int = 0
 
     def see(self, logits: Float[Tensor, "B"]) -> None:
         """Note D's logits of real images."""
-        self.signs += float(logits.detach().sign().sum())
+        self.signs = self.signs + logits.detach().sign().sum()
         self.count += logits.numel()
 
     def update(self, images: int) -> float:
@@ -309,7 +322,7 @@ class Controller:
         """
         if not self.count:
             return self.target
-        r = self.signs / self.count
+        r = float(self.signs) / self.count
         step = images / (self.kimg * 1000)
         direction = (r > self.target) - (r < self.target)
         self.p = min(1.0, max(0.0, self.p + direction * step))

@@ -26,7 +26,7 @@ from coinbench.generators.stylegan2_config import Settings, StyleGAN2Config, set
 from coinbench.models import channels_last
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.networks.stylegan2_discriminator import Discriminator
-from coinbench.problem import Split, to_float
+from coinbench.problem import Split, on_device
 from coinbench.rng import Rng, seeded
 from coinbench.training import learning_rate
 
@@ -42,7 +42,8 @@ def lazy_adam(parameters: list[nn.Parameter], config: TrainConfig, every: int) -
     [0.0009412, 0.99059]
     """
     c = every / (every + 1) if every else 1.0
-    return torch.optim.Adam(parameters, config.lr * c, (config.betas[0] ** c, config.betas[1] ** c), eps=1e-8)
+    betas = config.betas[0] ** c, config.betas[1] ** c
+    return torch.optim.Adam(parameters, config.lr * c, betas, eps=1e-8, fused=parameters[0].is_cuda or None)
 
 
 def averaging(settings: Settings, batch: int, seen: int) -> float:
@@ -100,12 +101,14 @@ class Duel:
         names = ("generator", "discriminator", "path", "r1", "p", "sign")
         self.terms: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
         """The latest value of each, for the log."""
+        self._host_dice = torch.Generator()
 
     def step(self, number: int, rng: Rng) -> None:
         """Do step `number` (0-based): G, its path lengths, D, its R1, the average, p."""
         config = self.config
         self._set_rates(number)
         dice = self._dice(rng.child("step", number))
+        self._host_dice = dice if dice.device.type == "cpu" else rng.child("augment", number).torch()
         rows = self.split.rows(number, config.train.batch, rng.child("data"))
         self._teach_generator(dice)
         if config.path and number % PATH_EVERY == 0:
@@ -146,11 +149,11 @@ class Duel:
         return gan_losses.mix(first, second, cuts, styles)
 
     def _augment(self, images: Tensor, dice: torch.Generator) -> Tensor:
-        return augment(images, self.controller.p, dice, self.strengths)
+        return augment(images, self.controller.p, self._host_dice, self.strengths)
 
     def _real(self, rows: Int[np.ndarray, "B"]) -> Float[Tensor, "B C H W"]:
         """Return images as G draws them: at its resolution, between black bars where only the middle is shown."""
-        images, side = to_float(self.split.pixels[rows]).to(self.device), self.generator.size
+        images, side = on_device(self.split.pixels[rows], self.device), self.generator.size
         border = side // 8 if self.config.crop == "wide" else 0
         shape = (side - 2 * border, side)
         if images.shape[2:] != shape:
@@ -206,6 +209,9 @@ class Duel:
             if gradient is not None and self.generator.synthesis.low is torch.float16:
                 # Half precision overflows now and then; such a gradient is cut, not followed.
                 gradient = gradient.nan_to_num(0.0, 1e5, -1e5)
+            if gradient is not None and gradient.stride() != parameter.stride():
+                # One pass over all parameters wants each gradient laid out like its own.
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         adam.step()
         adam.zero_grad(set_to_none=True)
@@ -213,12 +219,10 @@ class Duel:
     @torch.no_grad()
     def _follow(self, seen: int) -> None:
         decay = averaging(self.settings, self.config.train.batch, seen)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
         state = self.generator.state_dict()
-        for name, parameter in self.average.named_parameters():
-            parameter.lerp_(state[name], 1 - decay)
-        for name, buffer in self.average.named_buffers():
-            if name in state:
-                buffer.copy_(state[name])
+        buffers = {name: buffer for name, buffer in self.average.named_buffers() if name in state}
+        torch._foreach_copy_(list(buffers.values()), [state[name] for name in buffers])
 
     def check(self, step: int, stage: str) -> dict[str, float]:
         """Return the latest terms, all finite, as are the weights of G and D.
@@ -227,7 +231,7 @@ class Duel:
             CoinbenchError: one is not; names step and terms.
         """
         terms = {name: float(value) for name, value in self.terms.items()}
-        sound = all(bool(p.isfinite().all()) for p in (*self.of_g, *self.of_d))
+        sound = bool(torch.stack([p.isfinite().all() for p in (*self.of_g, *self.of_d)]).all())
         if not (sound and math.isfinite(math.fsum(terms.values()))):
             listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
             raise CoinbenchError(
@@ -252,7 +256,7 @@ class Duel:
         for name, adam in (("adam_g", self.adam_g), ("adam_d", self.adam_d)):
             tensors |= checkpoints.of_optimiser(adam, name)
         c = self.controller
-        state = {"p": repr(c.p), "signs": repr(c.signs), "count": str(c.count)}
+        state = {"p": repr(c.p), "signs": repr(float(c.signs)), "count": str(c.count)}
         # Penalties are not computed in every step: what the log says of them goes on too.
         state["terms"] = json.dumps({name: float(value) for name, value in self.terms.items()})
         checkpoints.save(path, tensors, {"step": str(step), "train": self.config.digest(), **state})

@@ -8,6 +8,7 @@ taps are a few additions, which a compiler fuses with what stands around them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -72,7 +73,9 @@ class _Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
         ctx.gain = gain
-        return nn.functional.conv_transpose2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
+        # Images keep their type: autocast would round G's at every doubling.
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.conv_transpose2d(x, _depthwise(x, gain), stride=2, padding=1, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -80,7 +83,13 @@ class _Double(torch.autograd.Function):
 
 
 def _depthwise(x: Tensor, gain: float) -> Tensor:
-    return (gain * kernel()).to(x).expand(x.shape[1], 1, 4, 4)
+    return _scaled(gain, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
+
+
+@lru_cache
+def _scaled(gain: float, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "4 4"]:
+    """Return the filter times `gain`; carried to a device once, since that waits for it."""
+    return (gain * kernel()).to(device, dtype)
 
 
 def _taps(x: Tensor, stride: int) -> Tensor:

@@ -6,6 +6,7 @@ bottleneck of block 4 [2048, 8, 8]; of a ViT (table 7) the patch embeddings of t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -104,6 +106,21 @@ class ImageNetResNet(TorchvisionNet):
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _c"]:
         """Return the spatial mean of block 2 without the blocks that come after it."""
         return self._second(images).mean((2, 3))
+
+    def folded(self) -> ImageNetResNet:
+        """Return a copy whose convolutions scale and shift as batch norm did behind them."""
+        found = copy.deepcopy(self).eval()
+        for part in found.modules():
+            names = [name for name, child in part.named_children() if isinstance(child, nn.BatchNorm2d)]
+            for name in names:
+                # bn1 behind conv1, in a shortcut 1 behind 0: torchvision's order.
+                before = str(int(name) - 1) if name.isdigit() else name.replace("bn", "conv")
+                convolution, norm = part.get_submodule(before), part.get_submodule(name)
+                assert isinstance(convolution, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                setattr(part, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(part, name, nn.Identity())
+        return found.requires_grad_(False)
 
     def _second(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(self.normalise(images))).relu()
