@@ -124,7 +124,7 @@ def origin(spec: MethodSpec, problem: Problem) -> dict[str, Any]:
     name = f"{torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else "CPU"
     return {
         "title": spec.title,
-        "device": name,
+        "device": name if problem.group.size == 1 else f"{problem.group.size} x {name}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": provenance.git_state(provenance.here()),
         "versions": provenance.versions(),
