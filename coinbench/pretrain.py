@@ -152,7 +152,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
 
     def fit_generator(log: Log) -> None:
         judge = stages["classifier"]
-        if judge.shipped or cache.has(judge.kind, judge.digest):
+        if judge.shipped or log.group.lead(lambda: cache.has(judge.kind, judge.digest)):
             # f only watches: without it, as when another worker trains it now, G comes out the same.
             judge.load(cache, log)
             log.judge = judge_by(f, split)
