@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 
 from coinbench import records
 from coinbench.config import EvaluationConfig, Experiment
-from coinbench.metrics.consistency import choose_cost, folds, probe, true_labels
+from coinbench.metrics.pair_svm import choose_cost, folds, probe, true_labels
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 

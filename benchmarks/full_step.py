@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +36,12 @@ from coinbench.rng import Rng, seeded
 from coinbench.training import train
 
 LOW = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of autocast; all but fp32 let the rest go in TF32."""
 FLOP = 3.86e12 / 16
 """Of a step for each image, real or sampled, at the paper's size: f, G, p and Ψ once forward, and back where gradients
 pass; 2 a multiply-add."""
+ENOUGH = 6.0
+"""Seconds of plain steps that count, after which there are no more of them."""
 AGREE = 1e-4
 """Largest relative difference of a loss between the two, both in fp32."""
 
@@ -122,7 +124,7 @@ def make_problem(size: Size, folder: Path, device: torch.device) -> Problem:
 
 def settings(size: Size, precision: str, fast: str, steps: int) -> viscoin.VisCoINConfig:
     """Return VisCoIN's settings for CUB-200 (its table 3), trained for so many steps that nothing interrupts."""
-    kept = {"precision": precision if LOW[precision] else "fp32", "tf32": precision == "tf32", "fast": fast}
+    kept = {"precision": precision if LOW[precision] else "fp32", "tf32": precision != "fp32", "fast": fast}
     training = TrainConfig(steps=steps, batch=size.batch, lr=1e-4, log_every=steps, checkpoint_seconds=1e9, **kept)
     return viscoin.VisCoINConfig(K=size.K, channels=size.channels, gamma=0.1, delta=0.2, train=training)
 
@@ -162,10 +164,16 @@ class Timed:
 
 
 def ours(
-    size: Size, problem: Problem, folder: Path, rounds: int, *, precision: str = "fp32", fast: str = "off"
+    size: Size,
+    problem: Problem,
+    folder: Path,
+    rounds: int,
+    *,
+    precision: str = "fp32",
+    fast: str = "off",
+    warm: int = 3,
 ) -> Timed:
-    """Train with coinbench's own loop, as `run` does."""
-    warm = 3
+    """Train with coinbench's own loop, as `run` does; the first `warm` steps do not count."""
     # The last step is followed by what ends a training.
     config = settings(size, precision, fast, warm + rounds + 1)
     laps, first = Laps(problem.device), {}
@@ -195,6 +203,9 @@ class Plain:
         for parameter in (*self.coin.parameters(), *self.p.parameters()):
             parameter.data = parameter.data.contiguous()
         assert isinstance(self.coin.generator, StyleGAN2Generator)
+        assert isinstance(self.p, LPIPS)
+        # The package's own forward pass.
+        self.lpips: nn.Module = self.p.network
         self.g = self.coin.generator
         of_omega = list(self.coin.omega.parameters())
         known = {id(p) for p in of_omega}
@@ -220,7 +231,7 @@ class Plain:
             "fidelity": config.alpha * soft_cross_entropy(coin.predict(concepts), f(images).logits),
             "mse": config.mse * (drawn - images).square().mean(),
             "l1": config.l1 * (drawn - images).abs().mean(),
-            "perceptual": config.beta * self.p.network(drawn, images).mean(),
+            "perceptual": config.beta * self.lpips(drawn, images).mean(),
             "classification": config.gamma * soft_cross_entropy(f(drawn).logits, f(images).logits),
             "sparsity": config.delta * concepts.phi.abs().mean(),
             "orthogonality": config.orthogonality * orthogonality(coin.to_concepts.weight.flatten(1)),
@@ -241,20 +252,21 @@ class Plain:
         return terms
 
 
-def plain(size: Size, problem: Problem, rounds: int, *, precision: str = "fp32") -> Timed:
-    """Train the plain step."""
-    warm = 2
+def plain(size: Size, problem: Problem, rounds: int, *, precision: str = "fp32", warm: int = 3) -> Timed:
+    """Train by the plain step; the first `warm` ones do not count."""
     made = Plain(viscoin.build(settings(size, "fp32", "off", 1), problem, Rng(0)), problem)
     laps, first = Laps(problem.device), {}
-    with ExitStack() as stack:
-        # Its f does not look at the values of images either.
-        stack.enter_context(trusting())
-        if problem.device.type == "cuda":
-            stack.enter_context(tensor_float(precision == "tf32"))
-        for number in range(warm + rounds):
+    # Its f does not look at the values of images either.
+    with trusting(), tensor_float(precision != "fp32"):
+        number = 0
+        while number < warm + rounds:
             laps.mark()
             terms = made.step(number, LOW[precision])
             first = first or {name: value.detach().clone() for name, value in terms.items()}
+            number += 1
+            if number == warm + 2:
+                # Only here, as it waits for the device.
+                rounds = min(rounds, max(2, round(ENOUGH / laps.seconds(warm)[0])))
         laps.mark()
     return Timed(laps.seconds(warm), {name: float(value) for name, value in first.items()})
 

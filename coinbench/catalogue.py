@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coinbench.config import Config, EvaluationConfig, ProblemConfig, TrainConfig
 from coinbench.errors import UsageError, unknown
 from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLEMS, Registry
+
+if TYPE_CHECKING:
+    from coinbench.metric import Metric
 
 KINDS = {
     "methods": METHODS,
@@ -84,17 +87,7 @@ def _describe(registry: Registry, name: str) -> str:
     if registry.targets[name]:
         lines[1:1] = [f"from {registry.targets[name]}"]
     if registry is METRICS:
-        for spec in entry.specs:
-            direction = {True: "higher is better", False: "lower is better", None: "no direction"}
-            low, high = spec.bounds
-            lines += [
-                f"{spec.name} (version {spec.version}, unit {spec.unit}, {low:g} to {high:g}, "
-                f"{direction[spec.higher_is_better]})",
-                f"  source: {spec.source}",
-                f"  protocol: {spec.protocol}",
-                f"  null: {spec.null}",
-            ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *_card(entry)])
     if registry is METHODS:
         # Each origin of settings on a line of its own.
         parts = re.sub(r"(?:^|[;.] )(?=(?:paper|public code|ours): )", "\n", entry.notes).strip().splitlines()
@@ -102,6 +95,38 @@ def _describe(registry: Registry, name: str) -> str:
     prefix = {CLASSIFIERS.kind: "problem.classifier.", GENERATORS.kind: "problem.generator."}.get(registry.kind, "")
     lines += ["settings:", *_fields(entry.config, prefix)]
     return "\n".join(lines)
+
+
+def _with_truth() -> list[str]:
+    return [name for name in PROBLEMS.names() if PROBLEMS.load(name).truth]
+
+
+def _card(metric: type[Metric]) -> list[str]:
+    """Return what a reader must know of each number of a metric; of plug-ins something may not be said."""
+    direction = {True: "higher is better", False: "lower is better", None: "no direction"}
+    lines = []
+    for spec in metric.specs:
+        low, high = spec.bounds
+        lines.append(f"{spec.name} (version {spec.version}, unit {spec.unit})")
+        told = {
+            "formula": spec.formula,
+            "source": spec.source,
+            "protocol": spec.protocol,
+            "bounds": f"{low:g} to {high:g}",
+            "direction": direction[spec.higher_is_better],
+            "oracle": spec.oracle,
+            "null": spec.null,
+            "cost": metric.cost,
+        }
+        lines += [f"  {name}: {text}" for name, text in told.items() if text]
+    when = "measured by default"
+    if metric.needs:
+        when = f"measured where it is named, or a preset has it; coinbench weights fetch {' '.join(metric.needs)}"
+    elif metric.on_request:
+        when = "measured where it is named, or a preset has it"
+    if metric.truth:
+        when += f"; applies to data sets that can draw their images with other parts: {', '.join(_with_truth())}"
+    return [*lines, when]
 
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

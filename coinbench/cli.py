@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
+from coinbench.cli_audit import audit
 from coinbench.cli_check import check
 from coinbench.cli_doctor import doctor
+from coinbench.cli_gate import gate
 from coinbench.cli_info import Offline, data_app, info, ls
 from coinbench.cli_options import (
     AsJson,
@@ -40,6 +42,7 @@ from coinbench.cli_options import (
 )
 from coinbench.cli_plan import plan, trial
 from coinbench.cli_pretrain import pretrain
+from coinbench.cli_published import ablate, repro, table
 from coinbench.cli_weights import weights_app
 from coinbench.errors import CoinbenchError, UsageError, refused
 
@@ -53,10 +56,15 @@ app = typer.Typer(
 app.command()(ls)
 app.command()(info)
 app.command()(check)
+app.command()(audit)
 app.command()(pretrain)
 app.command()(doctor)
+app.command()(gate)
 app.command()(plan)
 app.command(hidden=True)(trial)
+app.command()(table)
+app.command()(repro)
+app.command()(ablate)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
@@ -173,6 +181,7 @@ def compare(
     metrics: Annotated[str | None, typer.Option("--metrics", help="Rows, as mse,fd_f (default: all).")] = None,
     method: Annotated[str | None, typer.Option("--method", "-m", help="Methods (default: all).")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print equal rows too.")] = False,
+    paired: Annotated[bool, typer.Option("--paired", help="Test the differences, on the same images.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which numbers of two runs are equal, which differ, and which only one of them holds."""
@@ -180,6 +189,12 @@ def compare(
     from coinbench.reports import comparison
 
     found = comparison.compare(a, b, names(metrics), names(method))
+    if paired:
+        from coinbench.reports import paired as tests
+
+        told = tests.pair(found, a, b)
+        print(tests.as_json(told, found, a, b) if as_json else tests.as_text(told, found, a, b))
+        return
     print(comparison.as_json(found, a, b) if as_json else comparison.as_text(found, a, b, everything))
 
 

@@ -18,10 +18,11 @@ class Kind(StrEnum):
     classifier = "classifier"
     generator = "generator"
     perceptual = "perceptual"
+    parts = "parts"
 
 
 def pretrain(
-    kind: Annotated[Kind, typer.Argument(help="f, G or p.")],
+    kind: Annotated[Kind, typer.Argument(help="f, G, p, or f_part, the judge of part consistency.")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="One data set.")],
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="path=value, as problem.generator.net=stylegan2; repeat for more.")
@@ -35,7 +36,7 @@ def pretrain(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
-    """Train the classifier f, the generator G or the perceptual net p of a data set. The same command resumes."""
+    """Train f, G, p or f_part of a data set. The same command resumes."""
     from coinbench import registry
     from coinbench.cache import Cache, default_root
     from coinbench.plan import Request, resolve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,8 @@ class CoIN(nn.Module, ABC):
     """The f that this network explains (the shared one, or its own copy)."""
     n_concepts: int
     """K."""
+    shown_by: ClassVar[Literal["decoding", "activation"]] = "decoding"
+    """How its authors show a concept: amplified and decoded, or by the image that activates it most."""
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:

@@ -2,123 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from coinbench import registry
+from coinbench.config_base import Config as Config
+from coinbench.config_base import TrainConfig as TrainConfig
+from coinbench.config_base import absolute as absolute
+from coinbench.config_base import digest as digest
 from coinbench.published_weights import TRUNKS, Found, find, key_of, known
-
-
-def absolute(path: Path) -> Path:
-    """Return a path from the root: a worker may run in another folder than the command that was given.
-
-    Raises:
-        ValueError: it begins with ~NAME and nobody has that name.
-    """
-    try:
-        return Path(os.path.abspath(path.expanduser()))
-    except RuntimeError as error:
-        raise ValueError(f"no such user ({error})") from error
-
-
-class Config(BaseModel):
-    """Base of all configuration: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    def key(self) -> dict[str, Any]:
-        """Return the values as JSON, without those that change no number."""
-        return _without(self.model_dump(mode="json"), _NO_NUMBER, _AS_BEFORE)
-
-    def digest(self) -> str:
-        """Return 16 hex digits that identify `key`."""
-        return digest(self.key())
-
-
-_NO_NUMBER = frozenset(
-    {
-        *("log_every", "checkpoint_seconds", "keep_every", "keep", "fast"),
-        *("workers", "root", "download", "max_bad", "title"),
-    }
-)
-"""How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
-_AS_BEFORE: dict[str, Any] = {"tf32": False}
-"""Settings that came later, with what was done before: at it they are left out, so that digests stay."""
-
-
-def _without(value: Any, names: frozenset[str], silent: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        kept = {key: part for key, part in value.items() if key not in names and (key, part) not in silent.items()}
-        return {key: _without(part, names, silent) for key, part in kept.items()}
-    return value
-
-
-def digest(*values: Any) -> str:
-    """Return 16 hex digits that identify JSON values, whatever the order of keys.
-
-    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class TrainConfig(Config):
-    """One training: how long, how fast, how precise."""
-
-    steps: int = Field(gt=0)
-    """Optimiser steps."""
-    batch: int = Field(default=16, gt=0)
-    """Training images in a step."""
-    lr: float = Field(default=1e-4, gt=0)
-    """Learning rate (paper: 1e-4 for all sub-networks)."""
-    optimiser: Literal["adam", "sgd"] = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """SGD's momentum."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled from the gradient for neither optimiser (plain L2), as in the papers."""
-    schedule: Literal["constant", "linear", "cosine", "step", "staircase"] = "constant"
-    """linear and cosine fall to 0 after `decay_from`; step multiplies by 0.1 at each of `milestones`; staircase by
-    `decay` after every `decay_every` steps from `decay_from` on."""
-    decay_from: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the steps before the decay begins."""
-    milestones: tuple[float, ...] = ()
-    """Shares of the steps at which the step schedule divides the rate by 10."""
-    decay: float = Field(default=0.8, gt=0, le=1)
-    """What the staircase multiplies the rate with (public VisCoIN code: 0.8)."""
-    decay_every: int = Field(default=1000, gt=0)
-    """Steps of the staircase at one rate (public VisCoIN code: 1000)."""
-    warmup: int = Field(default=0, ge=0)
-    """Steps of linear warm-up of the rate."""
-    accumulate: int = Field(default=1, gt=0)
-    """Batches whose mean gradient makes one step."""
-    clip: float | None = Field(default=None, gt=0)
-    """Largest gradient norm."""
-    ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then what is kept."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type of the forward pass; fp16 scales the loss and needs CUDA."""
-    tf32: bool = False
-    """On CUDA, round the factors of float32 products to 10 bits of mantissa: seven times the peak."""
-    fast: Literal["auto", "off", "fold", "graph", "compile", "full"] = "auto"
-    """How f, G and p are run while a method is trained, to the same numbers but for the order of sums. fold: batch norm
-    of f in its convolutions; graph: that, and the step as a CUDA graph; compile: fold, and G and p by torch.compile;
-    full: all of it. auto: off on the CPU, graph on CUDA."""
-    log_every: int = Field(default=25, gt=0)
-    """Steps between rows of train.csv."""
-    checkpoint_seconds: float = Field(default=30.0, ge=0)
-    """Time between checkpoints; 0 writes one after every step."""
-    keep_every: int = Field(default=0, ge=0)
-    """Steps between states of the network that stay beside its weights, as states/STEP.safetensors; 0: none do."""
-    keep: int = Field(default=5, gt=0)
-    """So many of them stay, the newest."""
 
 
 class DataConfig(Config):
@@ -318,9 +212,39 @@ class EvaluationConfig(Config):
     folds: Literal["pairs", "paper"] = "pairs"
     """pairs: a pair x⁺, x⁻ stays in one fold; paper: plain stratified folds."""
     permutations: int = Field(default=20, gt=0)
-    """Draws behind each permuted control (labels in consistency, classes in sparsity)."""
+    """Draws behind each permuted control (labels in consistency, classes in sparsity, images in concept flags)."""
+    part_images: int = Field(default=600, ge=20)
+    """Test scenes redrawn with independent parts, to find the part that a concept follows; half of them test."""
+    locality_images: int = Field(default=16, gt=0)
+    """Of these, how many a concept is raised on."""
+    use_images: int = Field(default=200, gt=0)
+    """Test images on which f's use of each part is measured by redrawing it."""
     sparsity_thresholds: tuple[float, ...] = (0.7, 0.5, 0.2)
     """t: concepts with r_{k,c} > t are counted (paper table 13)."""
+    top_counts: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    """N of top-N accuracy below K (paper table 10); K is always among them."""
+    add_counts: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 200)
+    """N of AUC-FF between 0 and K (paper section 4), both of which are always among them."""
+    auc_ff_images: int = Field(default=1000, gt=0)
+    """Test images of AUC-FF; 200 in small presets."""
+    leakage_images: int = Field(default=1000, gt=0)
+    """Test images between which Φ′ and Φ are swapped; 200 in small presets."""
+    duplicate: float = Field(default=0.95, gt=0, le=1)
+    """Correlation of the activations of two concepts from which on the later one repeats the earlier."""
+    leaky: float = Field(default=0.99, gt=0.5, le=1)
+    """Area under the ROC curve from which on a concept alone tells a class from all others."""
+    part_lambda: float = Field(default=3.0, gt=0)
+    """λ of part consistency (paper: 3)."""
+    part_thresholds: tuple[float, ...] = (0.05, 0.1, 0.2)
+    """τ of part consistency: a part must rise by more (paper table 12)."""
+    part_consistency_images: int = Field(default=1000, ge=10)
+    """Test images of a concept in part consistency, chosen by index; 50 in small presets."""
+    visualisation_pairs: int = Field(default=400, gt=0)
+    """Class-concept pairs that are drawn and shown on three training images each (paper: 400)."""
+    visualisation_lambda: float = Field(default=4.0, gt=0)
+    """λ of what is shown (paper: 4)."""
+    activation_steps: int = Field(default=1000, gt=0)
+    """Steps of activation maximisation, which FLINT is shown by (paper: 1000); 100 in small presets."""
     bootstrap: int = Field(default=1000, ge=100)
     """Resamples behind each 95 % interval."""
     weights: WeightFiles = WeightFiles()
@@ -335,7 +259,14 @@ class EvaluationConfig(Config):
         files = {name: key_of(path, f"evaluation.weights.{name}") for name, path in self.weights if path is not None}
         return super().key() | {"weights": files}
 
-    @field_validator("taus", "lambdas", "svm_c", "sparsity_thresholds")
+    @field_validator("top_counts", "add_counts")
+    @classmethod
+    def _counts(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or any(n < 1 for n in value) or len(set(value)) != len(value):
+            raise ValueError("must be one or more different numbers >= 1")
+        return value
+
+    @field_validator("taus", "lambdas", "svm_c", "sparsity_thresholds", "part_thresholds")
     @classmethod
     def _not_empty(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or any(v < 0 for v in value) or len(set(value)) != len(value):

@@ -20,6 +20,8 @@ from coinbench.published_weights import TRUNKS
 
 EXHIBITS = 2
 """Version of the images that exhibits.py writes beside the numbers; raised when the reports need others."""
+INTERVALS = 2
+"""Raised whenever intervals change, or what is kept of resamples for tests between methods."""
 _TRAINING = (
     *(
         "training.py",
@@ -61,6 +63,15 @@ def perceptual_digest(cell: Cell) -> str:
     return digest(_seen(cell), config.key(), _core())
 
 
+def parts_digest(cell: Cell) -> str:
+    """Return 16 hex digits of all that determines f_part, a network of f's kind trained on the attributes."""
+    from coinbench.part_judge import fit_parts_network
+
+    spec = registry.CLASSIFIERS.load(cell.problem.classifier.net)
+    code = _core(), _source(spec.build), _source(fit_parts_network)
+    return digest("parts", _seen(cell), cell.problem.classifier.key(), code)
+
+
 def generator_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines G."""
     if found := shipped.find("generator", cell.problem.generator, cell):
@@ -88,7 +99,7 @@ def evaluate_digest(cell: Cell) -> str:
         versions |= {spec.name: spec.version for spec in metric.specs}
         if registry.METRICS.targets[name]:
             versions[f"source of {name}"] = _source(metric)
-    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS)
+    return digest(fit_digest(cell), cell.evaluation.key(), versions, EXHIBITS, INTERVALS)
 
 
 def cell_digest(cell: Cell) -> str:

@@ -48,7 +48,7 @@ def join(devices: int, device: str) -> tuple[Group, torch.device]:
     check_devices(device, local)
     try:
         from lightning_fabric import Fabric
-        from lightning_fabric.strategies import DDPStrategy
+        from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError as error:
         raise UsageError(f"{NEEDS_EXTRA} ({error})") from error
     # It logs and warns to say what it found; what matters is said by us.
@@ -128,8 +128,9 @@ def whole_batches(module: nn.Module, group: Group) -> Iterator[None]:
             del norm.forward
 
 
-def _normalise(norm: _BatchNorm, group: Group, x: Tensor) -> Tensor:
-    """Do what `norm` does in training on the whole batch, x being this process's share; in eval what it always does."""
+def _normalise(norm: _BatchNorm, group: Group, input: Tensor) -> Tensor:
+    """Do what `norm` does in training on the whole batch, the input being this process's share; in eval what it always does."""
+    x = input
     if not norm.training:
         return type(norm).forward(norm, x)
     shape = (1, -1, *[1] * (x.ndim - 2))

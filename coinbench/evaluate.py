@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from coinbench import contract, plugins, records, registry, results
+from coinbench import contract, plugins, records, registry, resampled, results
 from coinbench.artefact import fit_rng
 from coinbench.bank import build_bank
 from coinbench.cache import Cache
@@ -49,7 +49,7 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache:
     if cell.evaluation.limit:
         rows = rng.child("limit").choose(problem.test.index, cell.evaluation.limit)
         problem = replace(problem, test=problem.test.subset(rows))
-    bank = build_bank(coin, problem, watched(problem.train, cell.evaluation, log, turns=True))
+    bank = build_bank(coin, problem, watched(problem.train, cell.evaluation, log, turns=True), turns=True)
     evaluation = Evaluation(
         coin=coin,
         problem=problem,
@@ -73,6 +73,7 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache:
             save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
         table = results.frame(scores, **_columns(cell, problem))
         results.write(table, log.folder)
+        resampled.write(resampled.of_scores(scores, ""), log.folder)
         write_json(log.folder / "unavailable.json", failures)
         write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
 

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from coinbench.config import TrainConfig
 from coinbench.errors import UsageError
-from coinbench.models import trusting
+from coinbench.models import answering, trusting
 from coinbench.problem import Problem
 
 Way = Literal["off", "fold", "graph", "compile", "full"]
+_ON_CUDA: Way = "off"
+"""The fastest way that benchmarks/gpu_train_step.py found correct there."""
 Terms = Callable[..., dict[str, Tensor]]
 """Tensors -> terms of a loss; draws nothing at random and changes nothing."""
 
@@ -37,7 +39,7 @@ def way(train: TrainConfig, device: torch.device) -> Way:
         raise UsageError(f"train.fast={train.fast} needs a CUDA device; use off, fold or compile")
     if train.fast != "auto":
         return train.fast
-    return "off" if device.type == "cpu" else "graph"
+    return _ON_CUDA if device.type == "cuda" else "off"
 
 
 @contextmanager
@@ -54,16 +56,16 @@ def accelerated(problem: Problem, train: TrainConfig) -> Iterator[None]:
     how = way(train, problem.device)
     f, g, p = problem.classifier, problem.generator, problem.perceptual
     with ExitStack() as stack:
+        stack.enter_context(tensor_float(train.tf32))
         if problem.device.type == "cuda":
             stack.enter_context(trusting())
-            stack.enter_context(tensor_float(train.tf32))
         if how != "off":
             folded = f.folded()
-            stack.enter_context(_answering(f, forward=folded.forward, taps=folded.taps))
+            stack.enter_context(answering(f, forward=folded.forward, taps=folded.taps))
         if how in ("compile", "full"):
             # f is left out: folded there is little to fuse in it, and compiling it takes the longest.
-            stack.enter_context(_answering(g, forward=compiled(g.forward)))
-            stack.enter_context(_answering(p, forward=compiled(p.forward), distance=compiled(p.distance)))
+            stack.enter_context(answering(g, forward=compiled(g.forward)))
+            stack.enter_context(answering(p, forward=compiled(p.forward), distance=compiled(p.distance)))
         yield
 
 
@@ -73,27 +75,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def tensor_float(allowed: bool) -> Iterator[None]:
-    """Let products of float32 on CUDA round their factors to TF32 within the block, or not."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+def tensor_float(allowed: bool | None) -> Iterator[None]:
+    """Let products of float32 on CUDA round their factors to TF32 within the block, or not; None changes nothing."""
+    flags: tuple[Any, Any] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
     try:
+        for flag in flags if allowed is not None else ():
+            flag.allow_tf32 = allowed
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-@contextmanager
-def _answering(network: nn.Module, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Let functions answer in place of the methods of their names."""
-    for name, function in functions.items():
-        setattr(network, name, function)
-    try:
-        yield
-    finally:
-        for name in functions:
-            delattr(network, name)
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value
 
 
 def replayed(terms: Terms, module: nn.Module, train: TrainConfig) -> Terms:
@@ -108,29 +100,35 @@ def replayed(terms: Terms, module: nn.Module, train: TrainConfig) -> Terms:
         train: settings of the training.
     """
     device = next(module.parameters()).device
-    # Gradients of a graph lie where those of its next run will: nothing may be added to them in between.
-    if way(train, device) not in ("graph", "full") or train.accumulate > 1:
-        return terms
-    return _Replayed(terms, module, device)
+    return _Replayed(terms, module, device) if way(train, device) in ("graph", "full") else terms
 
 
 class _Replayed:
     """Captures at the first call."""
 
     def __init__(self, terms: Terms, module: nn.Module, device: torch.device) -> None:
-        self.listed, self.device = _Listed(terms, module), device
-        self.graph: Callable[..., tuple[Tensor, ...]] | None = None
+        self.terms, self.listed, self.device = terms, _Listed(terms, module), device
+        self.learning = [p for p in module.parameters() if p.requires_grad]
+        self.shapes: list[torch.Size] = []
+        self.graph: Callable[..., Any] | None = None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the terms; they stay as they are until the next call."""
         if self.graph is None:
-            low, kind = torch.get_autocast_dtype(self.device.type), self.device.type
-            # A cache of cast weights would outlive the weights' next step.
-            with torch.autocast(kind, low, torch.is_autocast_enabled(kind), cache_enabled=False):
-                given = tuple(x.detach().clone() for x in inputs)
-                self.graph = torch.cuda.make_graphed_callables(self.listed, given, allow_unused_input=True)
+            self._capture(inputs)
         assert self.graph is not None
+        # Gradients of a graph lie where those of its next run will: a step that adds up several goes on without it.
+        if self.shapes != [x.shape for x in inputs] or any(p.grad is not None for p in self.learning):
+            return self.terms(*inputs)
         return dict(zip(self.listed.names, self.graph(*inputs), strict=True))
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        kind = self.device.type
+        self.shapes = [x.shape for x in inputs]
+        # Weights cast to another type and kept for later would be those of the first step forever.
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+            given = tuple(x.detach().clone() for x in inputs)
+            self.graph = torch.cuda.make_graphed_callables(self.listed, given, allow_unused_input=True)
 
 
 class _Listed(nn.Module):

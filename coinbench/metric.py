@@ -9,14 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from coinbench.cache import Cache, default_root
+from coinbench.errors import Unavailable
 from coinbench.log import Log
 from coinbench.records import Records as Records
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 
 if TYPE_CHECKING:
     from coinbench.bank import ConceptBank
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from coinbench.problem import Problem
     from coinbench.rng import Rng
     from coinbench.trace import Trace
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,10 @@ class MetricSpec:
     """Value range, split, backbone, what is averaged: all that makes two numbers comparable."""
     null: str = ""
     """What the null arm is, and which value chance gives."""
+    formula: str = ""
+    """The number in the paper's symbols; "" where the protocol says it all."""
+    oracle: str = ""
+    """What a method without fault scores."""
 
     def score(
         self,
@@ -55,8 +62,9 @@ class MetricSpec:
         subject: str = "all",
         params: str = "",
         detail: str = "",
+        resamples: Resamples | None = None,
     ) -> Score:
-        """Make a row of results; `detail` is added to the protocol."""
+        """Make a row of results; `detail` is added to the protocol, `resamples` serve tests between methods."""
         return Score(
             metric=self.name,
             params=params,
@@ -70,6 +78,7 @@ class MetricSpec:
             higher_is_better=self.higher_is_better,
             version=self.version,
             protocol=f"{self.protocol}; {detail}" if detail else self.protocol,
+            resamples=resamples,
         )
 
 
@@ -90,6 +99,14 @@ class Evaluation:
     """For metrics that work long after the pass: progress, and whether to stop."""
     cache: Cache = field(default_factory=lambda: Cache(default_root()))
     """Holds published weights, and what metrics measured on the images alone, which all methods share."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What several metrics need of this method."""
+
+    def once(self, what: str, make: Callable[[Evaluation], Shared]) -> Shared:
+        """Return what several metrics need, made by the first that asks; `what` names it."""
+        if what not in self.shared:
+            self.shared[what] = make(self)
+        return self.shared[what]
 
 
 class Metric(ABC):
@@ -103,11 +120,26 @@ class Metric(ABC):
     takes_turns: ClassVar[bool] = False
     """All that `update` leaves behind are entries of `parts`, in whatever order: several processes then take turns with
     the batches, and before `records` each has the entries of all. Otherwise every process sees every batch."""
+    truth: ClassVar[bool] = False
+    """Whether it needs a data set that draws its images anew with other parts (`GroundTruth`). Elsewhere it does not
+    apply, and is not measured."""
     limit: ClassVar[str] = ""
     """Setting of the evaluation beyond which more test images cost this metric no more; "" where each one costs."""
+    cost: ClassVar[str] = ""
+    """Passes through the networks beyond those that all metrics share, and what grows them."""
+    on_request: ClassVar[bool] = False
+    """Measured only where it is named, or a preset has it: for what takes as long as all other metrics together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
+        """Start a pass.
+
+        Raises:
+            Unavailable: it needs the parts of images, which this data set does not tell.
+        """
+        if self.truth and evaluation.problem.truth is None:
+            raise Unavailable(
+                f"does not apply to {evaluation.problem.name}, which cannot draw its images with other parts; birds can"
+            )
         self.evaluation = evaluation
         self.parts: list[Any] = []
 
@@ -123,6 +155,19 @@ class Metric(ABC):
     @abstractmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
         """Return the rows of results: a pure function of the records."""
+
+    @staticmethod
+    def across(cells: Sequence[Records], config: EvaluationConfig) -> list[list[Score]]:
+        """Return the rows of numbers that need the records of several seeds of one method; here there are none.
+
+        Args:
+            cells: records of each seed, two or more, rising.
+            config: of the evaluation.
+
+        Returns:
+            rows of each of `cells`.
+        """
+        return [[] for _ in cells]
 
 
 def collect(parts: Sequence[Mapping[str, np.ndarray]], by: tuple[str, ...] = ("index",)) -> Records:

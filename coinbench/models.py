@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,30 @@ class Features:
     """Hidden feature maps at `Classifier.tap_names`, from shallow to deep."""
 
 
-class Classifier(nn.Module, ABC):
+class Answering(nn.Module):
+    """A network for whose methods others may stand in for a while (`answering`); a copy of it has its own ones."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes over: not the stand-ins, which would still ask the original."""
+        return {name: value for name, value in vars(self).items() if not callable(getattr(type(self), name, None))}
+
+
+@contextmanager
+def answering(network: Answering, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Let functions answer in place of the methods of their names within the block."""
+    before = {name: value for name, value in vars(network).items() if name in functions}
+    for name, function in functions.items():
+        setattr(network, name, function)
+    try:
+        yield
+    finally:
+        for name in functions:
+            delattr(network, name)
+        for name, value in before.items():
+            setattr(network, name, value)
+
+
+class Classifier(Answering, ABC):
     """f: images in [-1, 1] to logits, embedding and tapped maps. Normalisation is its own affair."""
 
     n_classes: int
@@ -74,14 +97,11 @@ def knowing(f: Classifier, known: Float[Tensor, "B C H W"], features: Features) 
     def tapped(images: Tensor) -> tuple[Tensor, ...]:
         return features.maps if images is known else taps(images)
 
-    f.forward, f.taps = answer, tapped
-    try:
+    with answering(f, forward=answer, taps=tapped):
         yield
-    finally:
-        del f.forward, f.taps
 
 
-class ImageGenerator(nn.Module, ABC):
+class ImageGenerator(Answering, ABC):
     """G: latent vectors w, one per style, to images in [-1, 1]; deterministic."""
 
     n_styles: int

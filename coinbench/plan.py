@@ -15,7 +15,7 @@ from coinbench.digests import cell_digest
 from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
-from coinbench.presets import VARIANTS, default_metrics, other_classifier, other_generator, preset
+from coinbench.presets import VARIANTS, applies, default_metrics, other_classifier, other_generator, preset
 
 if TYPE_CHECKING:
     from coinbench.data.source import Source
@@ -110,6 +110,11 @@ def resolve(request: Request) -> RunConfig:
     metrics = names(request.metrics or _text(tree.get("metrics"))) or default_metrics(datasets)
     for metric in metrics:
         registry.METRICS.check(metric)
+        if not any(applies(metric, dataset) for dataset in datasets):
+            raise UsageError(
+                f"--metrics {metric}: does not apply to {', '.join(datasets)}, which cannot draw images with other "
+                f"parts; leave it out, or take a data set that can (birds)"
+            )
     changes = flatten({k: tree[k] for k in ("data", "problem", "method", "evaluation") if k in tree})
     changes += [parse(text) for text in (*_texts(tree, "set"), *request.sets)]
     variants = _variants((*_texts(tree, "variants"), *request.variants))
@@ -311,7 +316,8 @@ def cells_on(fingerprint: str, dataset: str, variant: str, config: RunConfig, ou
                 problem=experiment.problem,
                 method=method,
                 evaluation=experiment.evaluation,
-                metrics=config.metrics,
+                # In a run on several data sets a metric may apply to some of them only.
+                metrics=tuple(metric for metric in config.metrics if applies(metric, dataset)),
                 seed=seed,
                 variant=variant,
             )

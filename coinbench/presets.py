@@ -24,6 +24,14 @@ from coinbench.config import (
 )
 from coinbench.errors import UsageError
 
+FEWER: dict[str, Any] = {
+    "auc_ff_images": 200,
+    "leakage_images": 200,
+    "part_consistency_images": 50,
+    "activation_steps": 100,
+}
+"""What keeps the evaluation of a small experiment short; each is part of the protocol of its number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -70,7 +78,7 @@ def small(scale: Scale, data: DataConfig, methods: tuple[str, ...]) -> Experimen
             perceptual=PerceptualConfig(net="parts" if scale.parts else "random"),
         ),
         methods={name: own[name](scale) if name in own else default(name) for name in methods},
-        evaluation=EvaluationConfig(consistency_images=scale.consistency_images),
+        evaluation=EvaluationConfig(consistency_images=scale.consistency_images, **FEWER),
     )
 
 
@@ -319,13 +327,27 @@ PRESETS: dict[str, Callable[[tuple[str, ...]], Experiment]] = {
 
 
 def default_metrics(datasets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the metrics of a run that names none: all that need no download, and those that the paper's settings have.
+    """Return the metrics of a run that names none: those that are neither dear nor need a download, and those that the
+    paper's settings have.
+
+    Those that do not apply to any of the data sets are left out.
 
     Raises:
         UsageError: a plug-in's metric cannot be imported.
     """
     named = presets_paper.METRICS if any(dataset in presets_paper.DATASETS for dataset in datasets) else ()
-    return tuple(name for name in registry.METRICS.names() if name in named or not registry.METRICS.load(name).needs)
+    loaded = {name: registry.METRICS.load(name) for name in registry.METRICS.names()}
+    chosen = [name for name, metric in loaded.items() if name in named or not (metric.needs or metric.on_request)]
+    return tuple(name for name in chosen if any(applies(name, dataset) for dataset in datasets))
+
+
+def applies(metric: str, dataset: str) -> bool:
+    """Tell whether a metric can be measured on a data set, whatever its settings.
+
+    Raises:
+        UsageError: a name is unknown, or its plug-in cannot be imported.
+    """
+    return registry.PROBLEMS.load(dataset).truth or not registry.METRICS.load(metric).truth
 
 
 def preset(dataset: str, methods: tuple[str, ...]) -> Experiment:

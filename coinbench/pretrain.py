@@ -13,18 +13,21 @@ from coinbench import registry, shipped, weights
 from coinbench.cache import Busy, Cache
 from coinbench.config import Cell, ClassifierConfig, DataConfig, PerceptualConfig
 from coinbench.data.source import SPLITS, Source, check, split_pixels
-from coinbench.digests import classifier_digest, generator_digest, perceptual_digest
+from coinbench.digests import classifier_digest, generator_digest, parts_digest, perceptual_digest
 from coinbench.errors import DataError, UsageError
+from coinbench.fast import tensor_float
 from coinbench.group import Group
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
 from coinbench.networks.perceptual import Perceptual, PerceptualNet
+from coinbench.part_judge import TRAINED_P, Parts, fit_parts_network
 from coinbench.parts import fit_parts
 from coinbench.problem import Problem, Split
 from coinbench.published_weights import TRUNKS, folder
 from coinbench.rng import Rng
 from coinbench.selection import RECORD
+from coinbench.truth import GroundTruth
 
 WEIGHTS = weights.FILE
 
@@ -134,7 +137,13 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
     p = build_perceptual(problem.perceptual, channels, size, cache).to(device)
 
     def stage(kind: str, key: str, network: nn.Module, train: Callable[[Log], None]) -> Stage:
-        return Stage(kind, key, network, train, shipped.find(kind, getattr(problem, kind), cell))
+        config = getattr(problem, kind)
+
+        def as_set(log: Log) -> None:
+            with tensor_float(config.train.tf32):
+                train(log)
+
+        return Stage(kind, key, network, as_set, shipped.find(kind, config, cell))
 
     def fit_classifier(log: Log) -> None:
         of, rng_of_f = registry.CLASSIFIERS.load(problem.classifier.net), Rng(problem.classifier.seed)
@@ -164,7 +173,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
             raise UsageError(f"problem.perceptual.net=parts: {cell.dataset} does not tell the parts; use random")
         factors = torch.from_numpy(source.factors)
         assert isinstance(p, PerceptualNet)
-        p.origin = "p trained on parts"
+        p.origin = TRAINED_P
         stages["perceptual"] = stage(
             "perceptual", perceptual_digest(cell), p, lambda log: fit_parts(p, problem.perceptual, split, factors, log)
         )
@@ -201,11 +210,38 @@ def assemble(cell: Cell, source: Source, found: Networks, splits: tuple[Split, S
         perceptual=found.perceptual,
         fingerprints={"data": source.fingerprint}
         | {name: weights.digest(network) for name, network in networks.items()},
+        parts=_parts(cell, source),
+        truth=source if isinstance(source, GroundTruth) else None,
     )
 
 
+def _parts(cell: Cell, source: Source) -> Parts:
+    config, size, channels = cell.problem.classifier, cell.data.size, source.channels
+    return Parts(source, parts_digest(cell), lambda n: build_classifier(config, n, channels, size))
+
+
+def _parts_stage(cell: Cell, source: Source, split: Split, cache: Cache) -> Stage:
+    """Return f_part, to be trained.
+
+    Raises:
+        UsageError: the data set tells no parts.
+        DataError: weights to start from are not here.
+    """
+    told, config = source.attributes(), cell.problem.classifier
+    if told is None:
+        raise UsageError(f"pretrain parts: {cell.dataset} does not tell the parts of its images; birds and cub200 do")
+    parts = _parts(cell, source)
+    network = parts.build(len(told.names)).to(split.device)
+
+    def fit(log: Log) -> None:
+        start = registry.CLASSIFIERS.load(config.net).start(config, folder(cache.root))
+        fit_parts_network(config, network, split, told, log, start)
+
+    return Stage("parts", parts.digest, network, fit, None)
+
+
 def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) -> Stage:
-    """Train one of f, G and p as `load_problem` would, where it is not there yet.
+    """Train one of f, G and p as `load_problem` would, or f_part, where it is not there yet.
 
     Raises:
         UsageError: the kind is none that this cell trains.
@@ -218,6 +254,8 @@ def make(kind: str, cell: Cell, cache: Cache, device: torch.device, log: Log) ->
     p = PerceptualConfig() if cell.problem.perceptual.net in TRUNKS else cell.problem.perceptual
     trained = cell.model_copy(update={"problem": cell.problem.model_copy(update={"perceptual": p})})
     stages = build_networks(trained, source, split, cache).stages
+    if kind == "parts":
+        stages["parts"] = _parts_stage(cell, source, split, cache)
     if kind not in stages:
         raise UsageError(f"pretrain {kind}: nothing to train with problem.perceptual.net={cell.problem.perceptual.net}")
     if kind == "generator":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from coinbench.group import Group
 from coinbench.models import Classifier, ImageGenerator, send
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
+from coinbench.truth import GroundTruth
+
+if TYPE_CHECKING:
+    from coinbench.part_judge import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Split:
             workers: loader processes.
             turns: only the batches that are this process's when those of the group take turns.
         """
-        every = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        every = [list(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
         mine = self.group.turns(every) if turns else every
         loader = DataLoader(_Rows(self), batch_sampler=mine, num_workers=workers, collate_fn=_stack)
         for pixels, labels, index in loader:
@@ -182,6 +187,10 @@ class Problem:
     """p."""
     fingerprints: dict[str, str]
     """Digests of data, f, G and p: what the numbers depend on besides the method."""
+    parts: Parts | None = None
+    """What is known of f_part, the judge of part consistency; None where there is no data set behind the splits."""
+    truth: GroundTruth | None = None
+    """Draws the images anew with other parts, where the data set can."""
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from coinbench.errors import DataError
 from coinbench.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Resamples:
+    """A number on resamples of what it was measured on: two methods of equal n and source were resampled alike."""
+
+    draws: np.ndarray
+    """[R]."""
+    over: str
+    """What was resampled: images, concepts or classes."""
+    source: int
+    """Evaluation seed that the resamples were drawn with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +47,8 @@ class Score:
     higher_is_better: bool | None
     version: int
     protocol: str
+    resamples: Resamples | None = field(default=None, compare=False, repr=False)
+    """Kept beside the table, for tests between methods."""
 
     def __post_init__(self) -> None:
         """Refuse a number that nothing was measured for."""
@@ -50,14 +66,16 @@ COLUMNS = (
 _SORT = ["dataset", "variant", "method", "seed", "metric", "params", "arm", "subject"]
 
 
+_COLUMNS_OF_A_SCORE = tuple(item.name for item in fields(Score) if item.name in COLUMNS)
+
+
 def frame(scores: list[Score], **provenance: object) -> pd.DataFrame:
     """Return rows with the columns `COLUMNS`; `provenance` fills those that a score does not have."""
     import pandas as pd
 
-    rows = [{**provenance, **asdict(score)} for score in scores]
+    rows = [{**provenance, **{name: getattr(score, name) for name in _COLUMNS_OF_A_SCORE}} for score in scores]
     names = [column for column in COLUMNS if column in provenance]
-    expected = [field.name for field in fields(Score)]
-    assert set(names) | set(expected) == set(COLUMNS), "provenance must fill every column"
+    assert set(names) | set(_COLUMNS_OF_A_SCORE) == set(COLUMNS), "provenance must fill every column"
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coinbench import reports, results
+from coinbench import reports, resampled, results
+from coinbench.across import rows_across
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
@@ -89,10 +90,11 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
     """Join the rows of the finished cells into results.csv and .parquet; return the metrics without numbers."""
     import pandas as pd
 
-    tables, unavailable = [], {}
+    tables, unavailable, drawn = [], {}, {}
     for cell in planned:
         if not cell.measured:
             continue
+        drawn |= {place._replace(cell=cell.digest): found for place, found in resampled.read(cell.folder).items()}
         table = results.read(cell.folder, cell.remedy)
         tables.append(table.assign(run=out.name, cell=cell.digest, variant=cell.cell.variant))
         for metric, reason in cell.unavailable.items():
@@ -101,8 +103,10 @@ def collect(planned: list[Planned], out: Path) -> dict[str, str]:
         broken = table[table["value"].isna() | ((table["n"] == 0) & (table["subject"] == "all"))]
         for metric in sorted(set(broken["metric"])):
             unavailable[f"{cell.label}: {metric}"] = "no valid value"
+    tables += rows_across(planned, out.name)
     if tables:
         results.write(pd.concat(tables, ignore_index=True), out)
+        resampled.write(drawn, out)
     return unavailable
 
 

@@ -28,6 +28,8 @@ class DatasetSpec:
     """(config, cache folder) -> source; raises DataError with the remedy where the data are missing."""
     summary: str
     """One line for `coinbench ls`."""
+    truth: bool = False
+    """Whether its source is a `GroundTruth`: what metrics with `truth` are measured on."""
     official: Official | None = None
     """What `coinbench data prepare` brings and checks; None where the data need no preparation."""
 

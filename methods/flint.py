@@ -90,6 +90,8 @@ class Decoder(nn.Module):
 class FLINT(CoIN):
     """Ψ on taps of f gives K scalars; a linear layer predicts from them, a decoder draws them."""
 
+    shown_by = "activation"
+
     def __init__(self, config: FLINTConfig, problem: Problem) -> None:
         """Make Ψ, the head and the decoder around the frozen f."""
         super().__init__()

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
 from coinbench.config import MethodConfig
+from coinbench.errors import UsageError
 from coinbench.fast import replayed
 from coinbench.log import Log
 from coinbench.methods import start
@@ -42,8 +44,12 @@ class VisCoINConfig(MethodConfig):
     """Ω: linear layers on the w̄ of G (paper), or the public code's rectified ones on a learnt w̄ (and other styles)."""
     support: bool = True
     """Φ′, where G has more than one style vector."""
+    omega: bool = True
+    """Ω; without it Φ, one cell a concept, is itself the latent vector, and K must be its size (paper table 20)."""
+    fidelity: Literal["outputs", "labels"] = "outputs"
+    """What g learns: f's outputs, or labels, which images sampled from G lack (paper table 21)."""
     alpha: float = Field(default=0.5, ge=0)
-    """α: output fidelity CE(g(x), f(x)) (eq. 2)."""
+    """α: output fidelity CE(g(x), f(x)) (eq. 2); CE of g(x) to labels where `fidelity` says so."""
     mse: float = Field(default=1.0, ge=0)
     """Weight of ‖x̃ − x‖²₂ (eq. 3; paper: 1)."""
     l1: float = Field(default=1.0, ge=0)
@@ -112,20 +118,27 @@ class VisCoIN(CoIN):
         shapes = tap_shapes(problem.classifier, problem.channels, problem.size, problem.device)
         self.trunk = FusedTaps(shapes, config.channels)
         self.to_concepts = nn.Conv2d(self.trunk.channels, config.K, 1)
-        self.pool = nn.AdaptiveAvgPool2d(config.side)
-        width = config.K * config.side**2
+        side = config.side if config.omega else 1
+        self.pool = nn.AdaptiveAvgPool2d(side)
+        width = config.K * side**2
         styles = problem.generator.n_styles
         self.from_support = support_styles(styles, config.variant) if config.support else frozenset()
         self.to_support = None
         if self.from_support:
             self.to_support = nn.Sequential(
-                nn.Linear(self.trunk.channels * config.side**2, width),
+                nn.Linear(self.trunk.channels * side**2, width),
                 nn.ReLU(),
                 nn.Linear(width, width),
             )
         self.theta = nn.Linear(config.K, problem.n_classes)
         mean = problem.generator.mean_latent().detach().cpu().clone()
-        if config.variant == "released":
+        if not config.omega:
+            if len(mean) != width:
+                raise UsageError(f"method.omega=false: Φ is the latent vector, set method.K={len(mean)}, got {width}")
+            self.omega = nn.ModuleList(nn.Identity() for _ in range(styles))
+            # Still what ‖w_x − w̄‖²₂ draws to; Φ alone is the latent.
+            self.register_buffer("mean_latent", mean)
+        elif config.variant == "released":
             self.omega = nn.ModuleList(Rectified(width, len(mean)) for _ in range(styles))
             self.mean_latent = nn.Parameter(torch.zeros_like(mean))
         else:
@@ -150,13 +163,14 @@ class VisCoIN(CoIN):
         return self.theta(concepts.pooled)
 
     def latent(self, concepts: Concepts) -> Float[Tensor, "B L V"]:
-        """Return w_x = Ω(Φ, Φ′): one layer per style vector, biased by w̄ (eq. 7)."""
+        """Return w_x = Ω(Φ, Φ′): one layer per style vector, biased by w̄ (eq. 7); without Ω, Φ and Φ′ themselves."""
         phi = concepts.phi.flatten(1)
+        origin = self.mean_latent if self.config.omega else torch.zeros_like(self.mean_latent)
         vectors = []
         for number, layer in enumerate(self.omega):
             source = phi if number not in self.from_support else concepts.support
             assert source is not None
-            vectors.append(self.mean_latent + layer(source))
+            vectors.append(origin + layer(source))
         return torch.stack(vectors, 1)
 
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
@@ -164,8 +178,17 @@ class VisCoIN(CoIN):
         return self.generator(self.latent(concepts)).clamp(-1, 1)
 
 
-def losses(coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, ""]]:
-    """Return the weighted terms of L_train (eq. 5) for a batch of real and sampled images."""
+def losses(
+    coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"], labels: Int[Tensor, "R"] | None = None
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the weighted terms of L_train (eq. 5) for a batch of real and sampled images.
+
+    Args:
+        coin: the network.
+        problem: gives f, G and p.
+        images: real ones first.
+        labels: of the real ones, where they are what g learns.
+    """
     config = coin.config
     with torch.no_grad():
         features = problem.classifier(images)
@@ -175,7 +198,12 @@ def losses(coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"]) ->
     difference = reconstruction - images
     terms = {}
     if config.alpha:
-        terms["fidelity"] = config.alpha * soft_cross_entropy(coin.predict(concepts), features.logits)
+        logits = coin.predict(concepts)
+        if config.fidelity == "labels":
+            assert labels is not None
+            terms["fidelity"] = config.alpha * cross_entropy(logits[: len(labels)], labels)
+        else:
+            terms["fidelity"] = config.alpha * soft_cross_entropy(logits, features.logits)
     if config.mse:
         terms["mse"] = config.mse * difference.square().mean()
     if config.l1:
@@ -224,19 +252,19 @@ def loss_of(coin: VisCoIN, problem: Problem, rng: Rng) -> Loss:
     config = coin.config
     n_sampled = config.train.batch if config.synthetic is None else config.synthetic
 
-    def terms(images: Tensor, w: Tensor) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, w: Tensor) -> dict[str, Tensor]:
         if n_sampled:
             with torch.no_grad():
                 images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
-        return losses(coin, problem, images)
+        return losses(coin, problem, images, labels)
 
     pure = replayed(terms, coin, config.train)
 
     def loss(step: int) -> dict[str, Tensor]:
-        images = problem.train.draw(step, config.train.batch, rng.child("data")).images
+        batch = problem.train.draw(step, config.train.batch, rng.child("data"))
         with torch.no_grad():
             w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
-        return pure(images, w)
+        return pure(batch.images, batch.labels, w)
 
     return loss
 

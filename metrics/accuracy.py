@@ -12,7 +12,8 @@ from coinbench.results import Score
 from coinbench.statistics import summarise
 from coinbench.trace import Trace
 
-_SAMPLES = "test split, unaugmented; mean over images; 95 % percentile bootstrap over images"
+_IMAGES = "test split, unaugmented; mean over images"
+_SAMPLES = f"{_IMAGES}; 95 % Wilson interval over images"
 
 ACCURACY = MetricSpec(
     name="accuracy",
@@ -23,6 +24,8 @@ ACCURACY = MetricSpec(
     source="paper section 4, table 1a",
     protocol=f"share of images with argmax g(x) = label; {_SAMPLES}",
     null="chance: the share of the most frequent label in the test split",
+    formula="mean over x of [argmax g(x) = label]",
+    oracle="1",
 )
 ACCURACY_F = MetricSpec(
     name="accuracy_f",
@@ -33,6 +36,8 @@ ACCURACY_F = MetricSpec(
     source="paper section 4, table 1a, column Original-f",
     protocol=f"share of images with argmax f(x) = label, f the classifier shared by all methods; {_SAMPLES}",
     null="as for accuracy",
+    formula="mean over x of [argmax f(x) = label]",
+    oracle="1",
 )
 AGREEMENT = MetricSpec(
     name="agreement",
@@ -43,6 +48,8 @@ AGREEMENT = MetricSpec(
     source="FLINT (Parekh et al. 2021), fidelity: share of images on which g and f agree",
     protocol=f"share of images with argmax g(x) = argmax f(x), f the classifier shared by all methods; {_SAMPLES}",
     null="chance: expected agreement of independent predictions with the class shares of g and f",
+    formula="mean over x of [argmax g(x) = argmax f(x)]",
+    oracle="1: g = f",
 )
 ACCURACY_OWN_F = MetricSpec(
     name="accuracy_own_f",
@@ -53,6 +60,8 @@ ACCURACY_OWN_F = MetricSpec(
     source="FLAEM (Sarkar et al. 2022), its black-box head",
     protocol=f"share of images with argmax f(x) = label, f the classifier that the method trained itself; {_SAMPLES}",
     null="as for accuracy",
+    formula="mean over x of [argmax f(x) = label], f the method's own",
+    oracle="1",
 )
 AGREEMENT_OWN_F = MetricSpec(
     name="agreement_own_f",
@@ -65,6 +74,8 @@ AGREEMENT_OWN_F = MetricSpec(
         f"share of images with argmax g(x) = argmax f(x), f the classifier that the method trained itself; {_SAMPLES}"
     ),
     null="as for agreement",
+    formula="mean over x of [argmax g(x) = argmax f(x)], f the method's own",
+    oracle="1: g = f",
 )
 ACCURACY_RECONSTRUCTION = MetricSpec(
     name="accuracy_reconstruction",
@@ -75,6 +86,8 @@ ACCURACY_RECONSTRUCTION = MetricSpec(
     source="paper section 4 and table 11 (accuracy on reconstructions)",
     protocol=f"share of images with argmax g(x̃) = label, g the full pass encode -> predict; {_SAMPLES}",
     null="as for accuracy: a decoder that shows nothing scores at most the chance of accuracy",
+    formula="mean over x of [argmax g(x̃) = label]",
+    oracle="1; with x̃ = x the accuracy of g",
 )
 PROBABILITY_RECONSTRUCTION = MetricSpec(
     name="probability_reconstruction",
@@ -83,8 +96,12 @@ PROBABILITY_RECONSTRUCTION = MetricSpec(
     bounds=(0.0, 1.0),
     higher_is_better=True,
     source="docs/metrics.md 2: the bound of faithfulness",
-    protocol=f"softmax g(x̃) at ĉ = argmax g(x), g the full pass encode -> predict; {_SAMPLES}",
+    protocol=(
+        f"softmax g(x̃) at ĉ = argmax g(x), g the full pass encode -> predict; {_IMAGES}; 95 % bootstrap over images"
+    ),
     null="1/Y where g(x̃) is uniform over Y classes",
+    formula="mean over x of softmax g(x̃) at ĉ",
+    oracle="1; with x̃ = x the confidence of g",
 )
 
 
@@ -130,6 +147,7 @@ class Accuracy(Metric):
         ACCURACY_RECONSTRUCTION,
         PROBABILITY_RECONSTRUCTION,
     )
+    cost = "one pass of f over x and of g over x̃ for each image, which other metrics share"
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:

@@ -7,7 +7,8 @@ and is scored on test images. At small scale an untrained decoder passes, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,13 @@ import numpy as np
 import sklearn
 import torch
 from jaxtyping import Float, Int
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import SVC
 
 from coinbench.bank import ConceptBank, build_bank
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
 from coinbench.log import Log
 from coinbench.metric import Metric, MetricSpec, Records
+from coinbench.metrics.pair_svm import choose_cost, folds, permuted_labels, probe, relative_shift, true_labels
 from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
@@ -31,7 +31,6 @@ from coinbench.trace import Trace
 
 _FEWEST = 10
 """Fewer images than this make a concept dead (docs/metrics.md 3)."""
-_FOLDS = 5
 
 _IMAGES = (
     "per concept k, training and test split apart: classes by falling r_{k,c} > 0 until N images are predicted as "
@@ -39,7 +38,7 @@ _IMAGES = (
     "x⁻: φ_k = 0, the rest and Φ′ untouched; embedding: spatial mean of the "
     "first tap (block 2 of a ResNet, convolution 2 of a LeNet) of the classifier f shared by all methods"
 )
-_MEAN = "mean over concepts; 95 % percentile bootstrap over concepts"
+_MEAN = "mean over concepts; 95 % bootstrap over concepts"
 
 CONSISTENCY = MetricSpec(
     name="consistency",
@@ -58,6 +57,8 @@ CONSISTENCY = MetricSpec(
         "untrained: the same method at initialisation, often far above 0.5 on small images, "
         "to be read with consistency_shift"
     ),
+    formula="mean over k of CC_k, the accuracy of the SVM of concept k on the 2N embeddings of its test pairs",
+    oracle="1: what a concept adds can be told in every image",
 )
 SHIFT = MetricSpec(
     name="consistency_shift",
@@ -71,6 +72,8 @@ SHIFT = MetricSpec(
         f"0 for a dead concept; {_MEAN}"
     ),
     null="untrained: the same method at initialisation; 0 for a decoder that ignores its concepts",
+    formula="mean over k of ‖mean x⁺ − mean x⁻‖ / ‖mean of both‖ of the embeddings",
+    oracle="well above the untrained one's; it has no best value",
 )
 DEAD = MetricSpec(
     name="dead_concepts",
@@ -81,9 +84,11 @@ DEAD = MetricSpec(
     source="docs/metrics.md 3",
     protocol=(
         "share of concepts for which the training or the test split has fewer than 10 images predicted as a class "
-        f"with r_{{k,c}} > 0, or φ_k = 0 in all of them; {_MEAN}"
+        "with r_{k,c} > 0, or φ_k = 0 in all of them; mean over concepts; 95 % Wilson interval"
     ),
     null="untrained: the same method at initialisation",
+    formula="|{k: dead}| / K",
+    oracle="0",
 )
 
 
@@ -111,104 +116,6 @@ def select(
     classes = order[: int(np.searchsorted(reached, count)) + 1]
     rows = np.flatnonzero(np.isin(predicted, classes))
     return rows[np.argsort(-pooled[rows], kind="stable")[:count]]
-
-
-def folds(pairs: int, kind: str, rng: Rng) -> Int[np.ndarray, "m"]:
-    """Return the fold of each training image, x⁺ of all pairs first, then x⁻.
-
-    Args:
-        pairs: number of pairs.
-        kind: "pairs" keeps a pair in one fold; "paper" draws plain stratified folds.
-        rng: source of the permutation.
-
-    >>> fold = folds(10, "pairs", Rng(0))
-    >>> bool((fold[:10] == fold[10:]).all()), np.bincount(fold).tolist()
-    (True, [4, 4, 4, 4, 4])
-    """
-    if kind == "pairs":
-        return np.tile(rng.numpy().permutation(pairs) % _FOLDS, 2)
-    fold = np.empty(2 * pairs, dtype=np.int64)
-    # Shuffled: in order, plain folds would keep the pairs together by accident of the layout.
-    splitter = StratifiedKFold(_FOLDS, shuffle=True, random_state=rng.key % 2**32)
-    for number, (_, held) in enumerate(splitter.split(fold, true_labels(pairs))):
-        fold[held] = number
-    return fold
-
-
-def true_labels(pairs: int) -> Int[np.ndarray, "m"]:
-    """Return 1 for x⁺ of all pairs, then 0 for x⁻."""
-    return np.repeat([1, 0], pairs)
-
-
-def permuted_labels(pairs: int, rng: Rng) -> Int[np.ndarray, "m"]:
-    """Return the training labels in random order.
-
-    Two tight clusters turn a small accidental correlation with the truth into a score near 0 or 1, so one draw says
-    little: the control is the mean over many.
-
-    >>> int(permuted_labels(4, Rng(0)).sum())
-    4
-    """
-    return rng.numpy().permutation(true_labels(pairs))
-
-
-def choose_cost(
-    gram: Float[np.ndarray, "m m"],
-    labels: Int[np.ndarray, "m"],
-    fold: Int[np.ndarray, "m"],
-    costs: Sequence[float],
-) -> float:
-    """Return the first C with the best mean accuracy over the folds.
-
-    >>> x = np.array([[3.0], [4.0], [1.0], [0.0]])
-    >>> choose_cost(x @ x.T, true_labels(2), np.array([0, 1, 0, 1]), (1.0, 5.0))
-    1.0
-    """
-    best, chosen = -1.0, costs[0]
-    for cost in costs:
-        scores = []
-        for number in np.unique(fold):
-            held, rest = fold == number, fold != number
-            svm = SVC(kernel="precomputed", C=cost).fit(gram[np.ix_(rest, rest)], labels[rest])
-            scores.append((svm.predict(gram[np.ix_(held, rest)]) == labels[held]).mean())
-        if np.mean(scores) > best:
-            best, chosen = float(np.mean(scores)), cost
-        if best == 1.0:
-            break
-    return chosen
-
-
-def probe(
-    train: Float[np.ndarray, "m m"],
-    test: Float[np.ndarray, "q m"],
-    labels: Int[np.ndarray, "m"],
-    cost: float,
-) -> float:
-    """Return the accuracy on the test pairs of a linear SVM with C = `cost`.
-
-    Args:
-        train: Gram matrix of the training embeddings.
-        test: inner products of test embeddings, x⁺ first, then x⁻, with the training embeddings.
-        labels: of the training images.
-        cost: C.
-
-    >>> x, y = np.array([[3.0], [4.0], [1.0], [0.0]]), np.array([[5.0], [2.1], [2.2], [0.0]])
-    >>> probe(x @ x.T, y @ x.T, true_labels(2), 1.0)  # the threshold is 2, between 1 and 3
-    0.75
-    """
-    svm = SVC(kernel="precomputed", C=cost).fit(train, labels)
-    return float((svm.predict(test) == true_labels(len(test) // 2)).mean())
-
-
-def relative_shift(plus: Float[np.ndarray, "n d"], minus: Float[np.ndarray, "n d"]) -> float:
-    """Return ‖mean x⁺ − mean x⁻‖ / ‖mean of both‖.
-
-    >>> relative_shift(np.array([[3.0, 0.0], [5.0, 0.0]]), np.array([[2.0, 0.0], [2.0, 0.0]]))
-    0.6666666666666666
-    """
-    difference = np.linalg.norm(plus.mean(0) - minus.mean(0))
-    size = np.linalg.norm((plus.mean(0) + minus.mean(0)) / 2)
-    return float(difference / size) if size > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,27 +195,48 @@ def measure(
         for place, bank, chosen in zip(embedded, banks, pairs, strict=True):
             found = _embed(coin, problem, bank, [chosen[k] for k in alive], config)
             place.update(zip(alive, found, strict=True))
-    tasks = [(n, lam, k) for n, lam in enumerate(config.lambdas, start=1) for k in range(coin.n_concepts)]
-    for number, lam, k in problem.group.turns(tasks):
-        row: dict[str, Any] = {"lambda": lam, "concept": k, "images": 0, "score": 0.5, "shift": 0.0, "c": np.nan}
-        row |= {"dead": k not in embedded[0], "arm": arms[0]}
-        control = row | {"arm": arms[1]}
-        if not row["dead"]:
-            train, test = (np.concatenate([e[k][number], e[k][0]]).astype(np.float64) for e in embedded)
-            half, n = len(test) // 2, len(train) // 2
+    every = [(number, lam, k) for number, lam in enumerate(config.lambdas, start=1) for k in range(coin.n_concepts)]
+
+    def rows(task: tuple[int, float, int]) -> list[dict[str, Any]]:
+        number, lam, k = task
+        named: dict[str, Any] = {"lambda": lam, "concept": k, "dead": k not in embedded[0]}
+        pairs = None
+        if not named["dead"]:
+            pairs = tuple(np.concatenate([e[k][number], e[k][0]]).astype(np.float64) for e in embedded)
+        return [named | row for row in concept_rows(pairs, config, rng.child(k), arms)]
+
+    # libsvm works without Python's lock: as many concepts at once as torch has threads. Their order stays.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(rows, problem.group.turns(every))
+
+
+def concept_rows(
+    pairs: tuple[np.ndarray, ...] | None, config: EvaluationConfig, rng: Rng, arms: tuple[str, str | None]
+) -> list[dict[str, Any]]:
+    """Return score and shift of one concept, and those of its permuted control.
+
+    Args:
+        pairs: embeddings of the training and of the test pairs, x⁺ first; None for a dead concept.
+        config: C, folds, permutations.
+        rng: the concept's own.
+        arms: as in `measure`.
+    """
+    row: dict[str, Any] = {"images": 0, "score": 0.5, "shift": 0.0, "c": np.nan, "arm": arms[0]}
+    control = row | {"arm": arms[1]}
+    if pairs is not None:
+        train, test = pairs
+        half, n = len(test) // 2, len(train) // 2
+        # Set for each thread on its own.
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
             gram, cross = train @ train.T, test @ train.T
-            source = rng.child(k)
-            fold = folds(n, config.folds, source.child("folds"))
-            cost = choose_cost(gram, true_labels(n), fold, config.svm_c)
+            cost = choose_cost(gram, true_labels(n), folds(n, config.folds, rng.child("folds")), config.svm_c)
             row |= {"c": cost, "images": len(test), "shift": relative_shift(test[:half], test[half:])}
             row["score"] = probe(gram, cross, true_labels(n), cost)
             if arms[1]:
-                draws = [
-                    probe(gram, cross, permuted_labels(n, source.child(draw)), cost)
-                    for draw in range(config.permutations)
-                ]
+                labels = [permuted_labels(n, rng.child(draw)) for draw in range(config.permutations)]
+                draws = [probe(gram, cross, permuted, cost) for permuted in labels]
                 control |= {"c": cost, "images": len(test), "score": float(np.mean(draws))}
-        yield [row, control] if arms[1] else [row]
+    return [row, control] if arms[1] else [row]
 
 
 def _batches(split: Split, index: np.ndarray, size: int) -> Iterator[Batch]:
@@ -333,6 +261,10 @@ class Consistency(Metric):
     takes_turns = True
     specs = (CONSISTENCY, SHIFT, DEAD)
     limit = "consistency_images"
+    cost = (
+        "K · 2N · (1 + λs) decodes with f's first blocks, for the method and for the untrained one; K · λs · (42 + "
+        "permutations) fits of an SVM on 2N embeddings, on as many threads as torch has"
+    )
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -348,19 +280,19 @@ class Consistency(Metric):
         untrained = self.evaluation.untrained().eval()
         splits = (problem.train, self.evaluation.bank.index), (problem.test, test.index)
         controls = [
-            build_bank(untrained, problem, _batches(split, index.numpy(), config.batch)) for split, index in splits
+            build_bank(untrained, problem, _batches(split, index.numpy(), config.batch), turns=True)
+            for split, index in splits
         ]
         banks = (self.evaluation.bank, test), (controls[0], controls[1])
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            own = (
-                measure(coin, problem, banks[0], config, rng, ("method", "permuted")),
-                measure(untrained, problem, banks[1], config, rng, ("untrained", None)),
-            )
-            total = -(-len(config.lambdas) * coin.n_concepts // problem.group.size)
-            rows = []
-            for found, what in zip(own, ("concept scores", "concept scores, untrained"), strict=True):
-                joined = problem.group.join(_watched(found, total, self.evaluation.log, what))
-                rows += [row for both in joined for row in both]
+        own = (
+            measure(coin, problem, banks[0], config, rng, ("method", "permuted")),
+            measure(untrained, problem, banks[1], config, rng, ("untrained", None)),
+        )
+        total = -(-len(config.lambdas) * coin.n_concepts // problem.group.size)
+        rows = []
+        for found, what in zip(own, ("concept scores", "concept scores, untrained"), strict=True):
+            joined = problem.group.join(_watched(found, total, self.evaluation.log, what))
+            rows += [row for both in joined for row in both]
         columns = ("arm", "lambda", "concept", "images", "dead", "score", "shift", "c")
         return {name: np.array([row[name] for row in rows]) for name in columns}
 
@@ -378,12 +310,14 @@ class Consistency(Metric):
                 said = f"{detail}, {config.permutations} permutations" if arm == "permuted" else detail
                 # The permuted labels belong to the same images: their shift is the method's.
                 for spec, column in ((CONSISTENCY, "score"), (SHIFT, "shift"))[: 1 if arm == "permuted" else 2]:
-                    rows.append(summarise(spec, of[column], config, arm=arm, params=params, detail=said))
+                    rows.append(
+                        summarise(spec, of[column], config, arm=arm, params=params, detail=said, over="concepts")
+                    )
                     rows += [
                         spec.score(value, n=int(n), arm=arm, params=params, subject=f"concept:{k}", detail=said)
                         for k, value, n in zip(of["concept"], of[column], of["images"], strict=True)
                     ]
         for arm in ("method", "untrained"):
             here = (records["arm"] == arm) & (records["lambda"] == config.lambdas[0])
-            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail))
+            rows.append(summarise(DEAD, records["dead"][here], config, arm=arm, detail=detail, over="concepts"))
         return rows

@@ -19,14 +19,16 @@ _PROTOCOL = (
     "ĉ = argmax g(x); x_rem: φ_k = 0 where r_k(x) > τ, the rest and Φ′ untouched; 0 where nothing is removed; "
     "test images chosen at random by index, unaugmented (1000 by default; n is the number used)"
 )
-_INTERVAL = "95 % percentile bootstrap over images"
+_INTERVAL = "95 % bootstrap over images"
 _NULL = (
     "random: in every image as many concepts removed as by the method, chosen at random (index-keyed, the same "
     "draws for all methods); the mean over the draws of the statistic of a draw; 0 for a decoder that g cannot read"
 )
 
 
-def _spec(name: str, what: str, unit: str, bounds: tuple[float, float], better: bool | None) -> MetricSpec:
+def _spec(
+    name: str, what: str, unit: str, bounds: tuple[float, float], better: bool | None, formula: str, oracle: str
+) -> MetricSpec:
     return MetricSpec(
         name=name,
         version=1,
@@ -36,13 +38,49 @@ def _spec(name: str, what: str, unit: str, bounds: tuple[float, float], better: 
         source="paper section 4, table 2b; docs/metrics.md 2",
         protocol=f"{what}; {_PROTOCOL}; {_INTERVAL}",
         null=_NULL,
+        formula=formula,
+        oracle=oracle,
     )
 
 
-FAITHFULNESS = _spec("faithfulness", "median of FF_x over images", "probability", (-1.0, 1.0), True)
-FAITHFULNESS_MEAN = _spec("faithfulness_mean", "mean of FF_x over images", "probability", (-1.0, 1.0), True)
-FAITHFULNESS_IQR = _spec("faithfulness_iqr", "interquartile range of FF_x over images", "probability", (0.0, 2.0), None)
-REMOVED = _spec("removed", "mean number of concepts removed per image", "concepts", (0.0, np.inf), None)
+_BOUND = "near 1: g sure of ĉ on x̃ and blind without its concepts; never more than g(x̃)_ĉ"
+_FF = "FF_x = softmax g(x̃)_ĉ − softmax g(x_rem)_ĉ"
+FAITHFULNESS = _spec(
+    "faithfulness",
+    "median of FF_x over images",
+    "probability",
+    (-1.0, 1.0),
+    True,
+    f"median over x of {_FF}",
+    _BOUND,
+)
+FAITHFULNESS_MEAN = _spec(
+    "faithfulness_mean",
+    "mean of FF_x over images",
+    "probability",
+    (-1.0, 1.0),
+    True,
+    f"mean over x of {_FF}",
+    _BOUND,
+)
+FAITHFULNESS_IQR = _spec(
+    "faithfulness_iqr",
+    "interquartile range of FF_x over images",
+    "probability",
+    (0.0, 2.0),
+    None,
+    f"q_0.75 − q_0.25 over x of {_FF}",
+    "0 where every image loses the same",
+)
+REMOVED = _spec(
+    "removed",
+    "mean number of concepts removed per image",
+    "concepts",
+    (0.0, np.inf),
+    None,
+    "mean over x of |{k: r_k(x) > τ}|",
+    "as many concepts as an image's class is made of",
+)
 
 
 def lowest(uniform: Float[np.ndarray, "B K"], count: Int[np.ndarray, "B"]) -> Bool[np.ndarray, "B K"]:
@@ -79,6 +117,7 @@ class Faithfulness(Metric):
     takes_turns = True
     specs = (FAITHFULNESS, FAITHFULNESS_MEAN, FAITHFULNESS_IQR, REMOVED)
     limit = "faithfulness_images"
+    cost = "decode and g for each different edit of an image: up to (1 + random_draws) for each τ"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass over images chosen by index, since the first ones of a folder may all be of one class."""

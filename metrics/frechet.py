@@ -16,7 +16,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.metric import Metric, MetricSpec, Records, collect
 from coinbench.metrics.mse import mean_image
 from coinbench.models import Features
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
 from coinbench.statistics import percentiles, resamples
 from coinbench.trace import Trace
@@ -28,8 +28,11 @@ _PROTOCOL = (
 )
 _NULL = (
     "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
-    "(all, where there are fewer) in the place of x̃"
+    "(all, where there are fewer) in the place of x̃; same distribution: what two independent samples of n from one "
+    "Gaussian with the covariance of the images show (x̃ and x are pairs: they can lie below)"
 )
+FORMULA = "‖μ − μ̃‖² + tr(C + C̃ − 2 (C C̃)^½), mean and covariance of the features of x and of x̃"
+_ORACLE = "0: x̃ = x; the row of the train images is the floor of another sample of the same images"
 
 FD_P = MetricSpec(
     name="fd_p",
@@ -40,6 +43,8 @@ FD_P = MetricSpec(
     source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: spatial mean of the last map of the perceptual net p; {_PROTOCOL}",
     null=_NULL,
+    formula=FORMULA,
+    oracle=_ORACLE,
 )
 FD_F = MetricSpec(
     name="fd_f",
@@ -50,6 +55,8 @@ FD_F = MetricSpec(
     source="docs/metrics.md 4; form of paper section 4, table 2a (FID)",
     protocol=f"features: embedding of the classifier f shared by all methods; {_PROTOCOL}",
     null=_NULL,
+    formula=FORMULA,
+    oracle=_ORACLE,
 )
 
 
@@ -57,6 +64,22 @@ def features(maps: tuple[Tensor, ...], f: Features) -> dict[str, np.ndarray]:
     """Return the features of each image: p's last map averaged over space, and f's embedding."""
     columns = {"p": maps[-1].mean((2, 3)), "f": f.embedding}
     return {name: value.cpu().numpy() for name, value in columns.items()}
+
+
+def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
+    """Return features in an orthonormal basis of their span, in float64.
+
+    No distance between them changes, and of few images neither does it take the time of 2048 dimensions.
+
+    >>> (a,) = compact(np.array([[3.0, 0.0, 4.0]]))
+    >>> a.shape, float(abs(a[0, 0]))
+    ((1, 1), 5.0)
+    """
+    whole = [part.astype(np.float64) for part in parts]
+    if sum(map(len, whole)) >= whole[0].shape[1]:
+        return whole
+    basis = np.linalg.qr(np.concatenate(whole).T)[0]
+    return [part @ basis for part in whole]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +119,42 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     return max(float(np.square(a.mean - b.mean).sum() + traces), 0.0)
 
 
-def interval(
-    value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], rng: Rng, count: int
-) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a distance between paired rows, centred on `value`.
+def resampled(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], rng: Rng, count: int) -> np.ndarray:
+    """Return the distance of resampled pairs of rows, [count].
 
-    A resample has fewer different rows than the data, so its distance is larger throughout (Chong and
-    Forsyth 2020): only the spread of the resamples is used, around the value itself.
+    A resample has fewer different rows than the data, so its distance is larger throughout (Chong and Forsyth 2020):
+    only the spread of these is of use.
     """
-    rows = resamples(len(a), count, rng)
-    draws = np.array([frechet(statistics(a[row]), statistics(b[row])) for row in rows])
+    return np.array([frechet(statistics(a[row]), statistics(b[row])) for row in resamples(len(a), count, rng)])
+
+
+def interval(value: float, draws: np.ndarray) -> tuple[float, float]:
+    """Return the central 95 % of resampled distances, centred on `value`."""
     low, high = percentiles(draws - np.median(draws) + value)
     return max(low, 0.0), high
+
+
+def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple[float, tuple[float, float]]:
+    """Return the distance that two independent samples of n from one distribution show, and its central 95 %.
+
+    The samples are Gaussian with the covariance of `values`: resamples of the rows themselves would share images. With
+    few rows for many features it is a lower bound, since directions that no row shows are missing.
+
+    Args:
+        values: features of n images.
+        rng: source of the draws.
+        count: pairs of samples drawn.
+
+    >>> one, (low, high) = expectation(np.random.default_rng(0).normal(size=(300, 1)), Rng(0), 400)
+    >>> abs(one - 3 / 300) < 0.002, low < one < high  # of one feature: 2 σ²/n of the means + σ²/n of the deviations
+    (True, True)
+    """
+    n, dice = len(values), rng.numpy()
+    scale, axes = np.linalg.eigh(statistics(values).covariance)
+    root = (axes * np.sqrt(scale.clip(0))).T
+    samples = (statistics(dice.standard_normal((n, len(root))) @ root) for _ in range(2 * count))
+    draws = np.array([frechet(one, next(samples)) for one in samples])
+    return float(draws.mean()), percentiles(draws)
 
 
 class FrechetDistance(Metric):
@@ -115,6 +162,7 @@ class FrechetDistance(Metric):
 
     takes_turns = True
     specs = (FD_P, FD_F)
+    cost = "one pass of f and of p over x, x̃ and as many training images; d³ for d features in each resample"
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -156,12 +204,17 @@ class FrechetDistance(Metric):
             arms = {
                 arm: records[column][records["arm"] == arm] for arm in ("real", "method", "mean image", "train images")
             }
+            arms = dict(zip(arms, compact(*arms.values()), strict=True))
             real = arms.pop("real")
             for arm, values in arms.items():
                 value = frechet(statistics(real), statistics(values))
                 # The controls are for orientation: their rows are no pairs, they get no interval.
-                ends = (np.nan, np.nan)
+                ends, drawn = (np.nan, np.nan), None
                 if arm == "method":
-                    ends = interval(value, real, values, rng, config.bootstrap // 10)
-                rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail))
+                    draws = resampled(real, values, rng, config.bootstrap // 10)
+                    ends, drawn = interval(value, draws), Resamples(draws, "images", config.seed)
+                rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail, resamples=drawn))
+            if len(real) > 1:
+                floor = expectation(real, rng.child("expectation"), config.bootstrap // 50)
+                rows.append(spec.score(*floor, n=len(real), arm="same distribution", detail=detail))
         return rows

@@ -19,14 +19,13 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import frechet, statistics
+from coinbench.metrics.frechet import FORMULA, compact, expectation, frechet, resampled, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
-from coinbench.published_weights import find, folder
-from coinbench.results import Score
+from coinbench.published_weights import Found, find, folder
+from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
-from coinbench.statistics import resamples
 from coinbench.trace import Trace
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ _KID = (
 )
 
 
-def _spec(name: str, source: str, low: float, protocol: str) -> MetricSpec:
+def _spec(name: str, source: str, low: float, protocol: str, formula: str, oracle: str) -> MetricSpec:
     return MetricSpec(
         name=name,
         version=1,
@@ -68,30 +67,37 @@ def _spec(name: str, source: str, low: float, protocol: str) -> MetricSpec:
         source=source,
         protocol=protocol,
         null=_NULL,
+        formula=formula,
+        oracle=oracle,
     )
 
 
 _HEUSEL, _BINKOWSKI = "paper section 4, table 2a; Heusel et al. 2017, eq. 6", "Bińkowski et al. 2018, section 4"
-FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}")
-KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}")
-FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}")
-KD_FILE = _spec("kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}")
+_ZERO = "0: x̃ = x; the row of the train images is the floor of another sample of the same images"
+_MMD = "mean over subsets of the unbiased MMD² of the features of x and x̃ under (a·b / 2048 + 1)³"
+_BELOW = "0 for two samples of the same images; below 0 where x̃ = x, since they are pairs"
+FID = _spec("fid", _HEUSEL, 0.0, f"2048 features of {_TRUE}; {_FID}", FORMULA, _ZERO)
+KID = _spec("kid", _BINKOWSKI, -np.inf, f"2048 features of {_TRUE}; {_KID}", _MMD, _BELOW)
+FD_FILE = _spec("fd_inception_file", _HEUSEL, 0.0, f"2048 features of {_FILE.format('FID')}; {_FID}", FORMULA, _ZERO)
+KD_FILE = _spec(
+    "kd_inception_file", _BINKOWSKI, -np.inf, f"2048 features of {_FILE.format('KID')}; {_KID}", _MMD, _BELOW
+)
 
 
-def compact(*parts: Float[np.ndarray, "_n d"]) -> list[Float[np.ndarray, "_n r"]]:
-    """Return features in an orthonormal basis of their span, in float64.
+def opened(evaluation: Evaluation) -> tuple[Found, Inception]:
+    """Return the file with the weights and the network with them, on the device of the images.
 
-    No distance between them changes, and of few images neither does it take the time of 2048 dimensions.
-
-    >>> (a,) = compact(np.array([[3.0, 0.0, 4.0]]))
-    >>> a.shape, float(abs(a[0, 0]))
-    ((1, 1), 5.0)
+    Raises:
+        DataError: the weights are not here, or damaged.
     """
-    whole = [part.astype(np.float64) for part in parts]
-    if sum(map(len, whole)) >= whole[0].shape[1]:
-        return whole
-    basis = np.linalg.qr(np.concatenate(whole).T)[0]
-    return [part @ basis for part in whole]
+    # Its package takes a second to import.
+    from coinbench.networks.inception import Inception
+
+    setting = "evaluation.weights.inception"
+    found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
+    network = Inception(found).to(evaluation.problem.device)
+    channels_last(network)
+    return found, network
 
 
 def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], width: int) -> float:
@@ -116,6 +122,7 @@ class InceptionDistances(Metric):
     takes_turns = True
     needs = ("inception",)
     specs = (FID, KID, FD_FILE, KD_FILE)
+    cost = "one pass of Inception over x̃, and once for all methods over x and training images: dear without a GPU"
 
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass; reads the weights, and the features of x from the cache or measures them.
@@ -125,14 +132,8 @@ class InceptionDistances(Metric):
         """
         super().__init__(evaluation)
         problem = evaluation.problem
-        # Its package takes a second to import.
-        from coinbench.networks.inception import Inception
-
         try:
-            setting = "evaluation.weights.inception"
-            self._found = find("inception", evaluation.config.weights.inception, folder(evaluation.cache.root), setting)
-            self._network: Inception = Inception(self._found).to(problem.device)
-            channels_last(self._network)
+            self._found, self._network = opened(evaluation)
             with torch.no_grad():
                 mean = self._network(mean_image(problem.train)).cpu().numpy()
         except (DataError, ValueError) as error:
@@ -203,33 +204,45 @@ class InceptionDistances(Metric):
         real, rows = arms.pop("real"), []
         for arm, values in arms.items():
             a, b = compact(real, values)
-            value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
+            value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                ends = _fid_interval(value, a, b, config)
+                # Few resamples, which tell a deviation and no percentile: each takes seconds at full size.
+                source = Rng(config.seed).child("bootstrap")
+                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
+                ends = _around(value, drawn.draws)
             detail = "; ".join(filter(None, (foreign, few)))
-            rows.append((FD_FILE if foreign else FID).score(value, ends, n=n, arm=arm, detail=detail))
+            spec = FD_FILE if foreign else FID
+            rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
+            if arm == "method" and n > 1:
+                source = Rng(config.seed).child("bootstrap", "expectation")
+                # Too few for an interval, enough for a level: the distance of large samples hardly varies.
+                level, _ = expectation(a, source, max(3, config.bootstrap // 200))
+                rows.append(spec.score(level, n=n, arm="same distribution", detail=detail))
             if n >= 4 and len(values) in (1, n):
-                value, ends, size = _kid(real, values, index, config, arm)
+                value, draws, size = _kid(real, values, index, config, arm)
                 detail = "; ".join(filter(None, (foreign, f"subsets of {size}")))
-                rows.append((KD_FILE if foreign else KID).score(value, ends, n=n, arm=arm, detail=detail))
+                ends, drawn = (np.nan, np.nan), None
+                if arm == "method":
+                    spread = 1.96 * float(np.std(draws, ddof=1))
+                    ends, drawn = (value - spread, value + spread), Resamples(draws, "images", config.seed)
+                spec = KD_FILE if foreign else KID
+                rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
         return rows
 
 
-def _fid_interval(value: float, a: np.ndarray, b: np.ndarray, config: EvaluationConfig) -> tuple[float, float]:
+def _around(value: float, draws: np.ndarray) -> tuple[float, float]:
     """Return value ± 1.96 standard deviations of resampled pairs.
 
-    Few resamples, which tell a deviation and no percentile: each takes seconds at full size. They are biased upwards
-    (Chong and Forsyth 2020), so their mean is not used.
+    Resamples are biased upwards (Chong and Forsyth 2020), so their mean is not used.
     """
-    draws = resamples(len(a), max(10, config.bootstrap // 50), Rng(config.seed).child("bootstrap"))
-    spread = 1.96 * float(np.std([frechet(statistics(a[row]), statistics(b[row])) for row in draws], ddof=1))
+    spread = 1.96 * float(np.std(draws, ddof=1))
     return max(value - spread, 0.0), value + spread
 
 
 def _kid(
     real: np.ndarray, values: np.ndarray, index: np.ndarray, config: EvaluationConfig, arm: str
-) -> tuple[float, tuple[float, float], int]:
-    """Return mean over subsets, interval, and images in a subset; controls get a tenth of the subsets and no interval.
+) -> tuple[float, np.ndarray, int]:
+    """Return mean over subsets, draws of it, and images in a subset; controls get a tenth of the subsets.
 
     An image's chance to be in a subset depends on its index alone. Subsets of m of n images vary as a delete-(n - m)
     jackknife does (Shao and Wu 1989): √(m / (n - m)) of their deviation is that of the whole.
@@ -242,7 +255,4 @@ def _kid(
         of_arm = values[b] if len(values) == n else np.repeat(values, size, axis=0)
         found.append(kernel_distance(real[a].astype(np.float64), of_arm.astype(np.float64), width))
     value = float(np.mean(found))
-    if arm != "method":
-        return value, (np.nan, np.nan), size
-    spread = 1.96 * float(np.std(found, ddof=1)) * (size / (n - size)) ** 0.5
-    return value, (value - spread, value + spread), size
+    return value, value + (np.array(found) - value) * (size / (n - size)) ** 0.5, size

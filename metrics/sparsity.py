@@ -22,12 +22,14 @@ SPARSITY = MetricSpec(
     source="paper section 4, table 13",
     protocol=(
         "number of concepts with r_{k,c} > t, r_{k,c} the mean of r_k(x) over unaugmented training images with "
-        "argmax g(x) = c (0 for a class never predicted); mean over all classes; 95 % percentile bootstrap over classes"
+        "argmax g(x) = c (0 for a class never predicted); mean over all classes; 95 % bootstrap over classes"
     ),
     null=(
         "permuted: r_k(x) averaged over randomly permuted predicted classes, mean over the draws: the number of "
         "concepts that are relevant whatever the class"
     ),
+    formula="mean over c of |{k: r_{k,c} > t}|",
+    oracle="as many concepts as a class is made of; neither few nor many is better in itself",
 )
 
 
@@ -45,6 +47,7 @@ class Sparsity(Metric):
 
     takes_turns = True
     specs = (SPARSITY,)
+    cost = "no pass: relevances of the training images, averaged once more for each permutation"
 
     def update(self, trace: Trace) -> None:
         """Use nothing of the test split."""
@@ -77,5 +80,6 @@ class Sparsity(Metric):
                 table = records["relevance"][records["arm"] == arm]
                 # [class, draw]: the draws of a class are resampled with it.
                 counts = relevant(table, threshold).reshape(-1, n_classes).T
-                rows.append(summarise(SPARSITY, counts, config, arm=arm, params=f"t={threshold:g}"))
+                params = f"t={threshold:g}"
+                rows.append(summarise(SPARSITY, counts, config, arm=arm, params=params, over="classes"))
         return rows

@@ -180,7 +180,7 @@ def as_text(found: Comparison, a: Path, b: Path, everything: bool = False) -> st
         lines += ["", *grid(headers, [_line(rows, titles) for rows in shown], labels=6)]
         lines += [
             "",
-            f"[low, high]: 95 % interval of one seed in its run; ±: standard deviation over seeds{_better(shown)}.",
+            f"[low, high]: 95 % interval of one seed in its run; ±: standard deviation over seeds{better_note(shown)}.",
         ]
     obstacles: dict[tuple[str, str], int] = {}
     for row in (row for row in found.matched if row.obstacle):
@@ -194,7 +194,8 @@ def as_text(found: Comparison, a: Path, b: Path, everything: bool = False) -> st
     return "\n".join(lines)
 
 
-def _better(shown: Sequence[Sequence[Matched]]) -> str:
+def better_note(shown: Sequence[Sequence[Matched]]) -> str:
+    """Explain the arrows of a table, where it has some."""
     directed = any(rows[0].a.higher_is_better is not None for rows in shown)
     return "; ↑ higher, ↓ lower is better" if directed else ""
 

@@ -38,6 +38,7 @@ def plots(run: RunFolder, images: Images, titles: Mapping[str, str] | None = Non
     for dataset in numbers.datasets():
         found += _faithfulness(numbers, dataset, series, colours)
         found += _consistency(numbers, dataset, series, colours)
+        found += _few(numbers, dataset, series, colours)
     for dataset in numbers.datasets():
         found += sheets.plots(images, dataset, series)
     for dataset in numbers.datasets():
@@ -58,7 +59,7 @@ def _faithfulness(
         axes = figure.subplots()
         for i, one in enumerate(drawn):
             for arm, dashed in (("random", True), ("method", False)):
-                _line(axes, numbers, dataset, one, arm, params, colours[one], _MARKERS[i % 8], dashed)
+                _line(axes, numbers, dataset, one, "faithfulness", arm, params, colours[one], _MARKERS[i % 8], dashed)
         axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
         axes.set(xlabel="threshold τ", ylabel="median faithfulness FF", title=dataset)
         axes.set_xticks([parameter(p) for p in params])
@@ -79,18 +80,52 @@ def _faithfulness(
     return [Plot(slug("faithfulness", dataset), "faithfulness", f"Faithfulness, {dataset}", caption, draw)]
 
 
+def _few(numbers: Numbers, dataset: str, series: Sequence[Series], colours: Mapping[Series, Any]) -> list[Plot]:
+    """Return the curves of the accuracy from N concepts, by Θ alone and on decoded images."""
+    panels = [metric for metric in ("topn_accuracy", "auc_ff_curve") if numbers.params(metric)]
+    params = {metric: numbers.params(metric) for metric in panels}
+    drawn = [one for one in series if any(numbers.entry(dataset, one, m, p) for m in panels for p in params[m])]
+    if not drawn:
+        return []
+
+    def draw() -> Figure:
+        figure = drawing.figure(1.6 + 3.0 * len(panels), 3.3)
+        for axes, metric in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+            for i, one in enumerate(drawn):
+                for arm, dashed in (("random", True), ("method", False)):
+                    _line(
+                        axes, numbers, dataset, one, metric, arm, params[metric], colours[one], _MARKERS[i % 8], dashed
+                    )
+            on = "Θ of N concepts" if metric == "topn_accuracy" else "g on x_N"
+            axes.set(xlabel="number of concepts N", ylabel=f"accuracy of {on}", title=dataset, ylim=(0, 1.02))
+        handles = [
+            Line2D([], [], color=colours[one], marker=_MARKERS[i % 8], label=one.title) for i, one in enumerate(drawn)
+        ]
+        random = Line2D([], [], color=FAINT, linestyle=(0, (3, 2)), label="N at random")
+        figure.legend(handles=[*handles, random], loc="outside right center")
+        return figure
+
+    caption = (
+        "Accuracy from the N most active concepts: of Θ on them alone, and of g on the images that they decode to; "
+        "dashed, in the method's colour: N concepts at random. Bands: standard deviation over seeds, or the 95 % "
+        "interval where there is one seed."
+    )
+    return [Plot(slug("few concepts", dataset), "few", f"Few concepts, {dataset}", caption, draw)]
+
+
 def _line(
     axes: Axes,
     numbers: Numbers,
     dataset: str,
     one: Series,
+    metric: str,
     arm: str,
     params: Sequence[str],
     colour: Any,
     marker: str,
     dashed: bool,
 ) -> None:
-    points = [(p, numbers.entry(dataset, one, "faithfulness", p, arm)) for p in params]
+    points = [(p, numbers.entry(dataset, one, metric, p, arm)) for p in params]
     kept = [(parameter(p), entry) for p, entry in points if entry]
     x = [at for at, _ in kept]
     y = np.array([entry.value for _, entry in kept])

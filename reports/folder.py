@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coinbench import results
+from coinbench import resampled, results
 from coinbench.errors import DataError
+from coinbench.resampled import Place
+from coinbench.results import Resamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +103,8 @@ class RunFolder:
     """Rows that hold none, as a reader calls them."""
     cells: tuple[CellFolder, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
+    resamples: Mapping[Place, Resamples] = field(default_factory=dict)
+    """For tests between methods; empty in a run of an older version."""
 
     def keys(self) -> set[tuple[str, str]]:
         """Return each (method, variant) that was asked for."""
@@ -138,7 +142,7 @@ def read_folder(path: Path) -> RunFolder:
     digests = {r.cell for r in kept}
     cells = [_with_status(cell, digests) for cell in cells]
     cells.sort(key=lambda cell: (cell.dataset, cell.method, cell.variant, cell.seed))
-    return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"))
+    return RunFolder(path, kept, tuple(names), tuple(cells), load(path / "config.json"), resampled.read(path))
 
 
 def read_records(path: Path) -> list[Record]:
@@ -230,9 +234,15 @@ def _read_cell(path: Path) -> CellFolder:
         error=str(error.get("error", "")),
         provenance=load(path / "provenance.json"),
         steps=int(_number(mapping(method.get("train")).get("steps")) or 0) or None,
-        title=str(data.get("title") or ""),
+        title=str(data.get("title") or _part(config)),
         fingerprint=str(config.get("data_fingerprint", "")),
     )
+
+
+def _part(cell: dict[str, Any]) -> str:
+    """Return what tables call a data set of which only a part need be here; nothing where all of it is."""
+    whole = mapping(cell.get("data")).get("complete", True)
+    return "" if whole else f"{cell.get('dataset', _UNKNOWN)} (part)"
 
 
 def _with_status(cell: CellFolder, measured: set[str]) -> CellFolder:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from coinbench.inference import FEWEST_SEEDS, Measured, seed_interval
 from coinbench.reports.folder import Record, Series
+from coinbench.reports.verdicts import Verdicts
+from coinbench.resampled import Place
+from coinbench.results import Resamples
 
 MISSING = "–"
+_UNKNOWN_SPREAD = "between-seed uncertainty not estimable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +25,7 @@ class Entry:
     value: float
     low: float = math.nan
     high: float = math.nan
-    """95 % interval of a single seed; NaN where several were pooled."""
+    """95 % interval: over the sample of a single seed, over seeds from five on; NaN between."""
     spread: float = math.nan
     """Sample standard deviation over seeds or over concepts; NaN for a single one."""
     seeds: tuple[int, ...]
@@ -37,11 +42,9 @@ class Entry:
         value, low, high, spread = (
             rounded(number * scale, decimals) for number in (self.value, self.low, self.high, self.spread)
         )
-        if not math.isnan(self.spread):
-            return f"{value} ± {spread}"
         if not math.isnan(self.low) and not math.isnan(self.high):
             return f"{value} [{low}, {high}]"
-        return value
+        return value if math.isnan(self.spread) else f"{value} ± {spread}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class Row:
     """What the spread is over."""
     optional: bool = False
     """Whether a dash means that a method has no such number, not that it is missing."""
+    verdicts: Verdicts | None = None
+    """What tests between the methods of the row say; None where none is to be marked."""
 
     @property
     def name(self) -> str:
@@ -111,24 +116,24 @@ class Table:
         ]
 
     def marks(self, row: Row) -> list[str]:
-        """Return "best", "second" or "" for every column; ties at the printed precision share a mark."""
+        """Return "best", "second", "tie" or "" for every column: a mark needs a difference that the tests show."""
         at = [i for i, c in enumerate(self.columns) if c.series and row.entries[i]]
         marks = [""] * len(self.columns)
-        if row.higher_is_better is None or len(at) < 2:
+        if row.higher_is_better is None or row.verdicts is None or len(at) < 2:
             return marks
-        values = {}
-        for i in at:
-            entry = row.entries[i]
-            assert entry is not None
-            values[i] = float(rounded(entry.value * row.scale, row.decimals))
-        ranks = sorted(set(values.values()), reverse=row.higher_is_better)
-        best = [i for i in at if values[i] == ranks[0]]
-        # Two winners leave no second place.
-        second = [i for i in at if len(best) == 1 and len(ranks) > 1 and values[i] == ranks[1]]
-        for i in best:
-            marks[i] = "best"
-        for i in second:
-            marks[i] = "second"
+        values = {i: entry.value for i in at if (entry := row.entries[i])}
+        ranks = sorted(at, key=lambda i: values[i], reverse=row.higher_is_better)
+        best, *rest = ranks
+        tied = [i for i in rest if row.verdicts.tied(best, i)]
+        if tied:
+            return ["tie" if i == best or i in tied else "" for i in range(len(marks))]
+        if not all(row.verdicts.differ(best, i) for i in rest):
+            return marks
+        marks[best] = "best"
+        second, *others = rest
+        # Behind a single rival there is no second place to win.
+        if others and all(row.verdicts.differ(second, i) for i in others):
+            marks[second] = "second"
         return marks
 
 
@@ -156,8 +161,9 @@ def significant(entries: Sequence[Entry | None], digits: int = 3) -> int:
 class Numbers:
     """The rows of results, found by what they are."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], resamples: Mapping[Place, Resamples] | None = None) -> None:
         """Index the rows; those without a number are left out."""
+        self._resamples = resamples or {}
         self.records = [record for record in records if record.measured]
         self._groups: dict[tuple[str, ...], list[Record]] = {}
         for r in self.records:
@@ -201,6 +207,12 @@ class Numbers:
         rows = self._groups.get(key)
         return pool(rows) if rows else None
 
+    def measured(self, dataset: str, series: Series, metric: str, params: str) -> list[Measured]:
+        """Return a number of each seed with its resamples, as tests between methods need it."""
+        rows = self._groups.get((dataset, series.method, series.variant, metric, params, "method", "all"), [])
+        found = ((row, self._resamples.get(Place(row.cell, metric, params))) for row in rows)
+        return [Measured(value=row.value, seed=row.seed, n=row.n, resamples=drawn) for row, drawn in found]
+
     def shared(self, dataset: str, series: Sequence[Series], metric: str, arm: str = "method") -> Entry | None:
         """Return a number that belongs to the data set: the first method's that has it."""
         entries = (self.entry(dataset, one, metric, arm=arm) for one in series)
@@ -236,7 +248,8 @@ def pool(rows: Sequence[Record]) -> Entry:
     mean, n = float(np.mean(list(values.values()))), min(row.n for row in rows)
     if len(values) > 1:
         spread = float(np.std(list(values.values()), ddof=1))
-        return Entry(value=mean, spread=spread, seeds=tuple(values), n=n)
+        low, high = seed_interval(list(values.values())) or (math.nan, math.nan)
+        return Entry(value=mean, low=low, high=high, spread=spread, seeds=tuple(values), n=n)
     return Entry(value=mean, low=rows[0].low, high=rows[0].high, seeds=tuple(values), n=n)
 
 
@@ -280,10 +293,15 @@ def seeds_note(rows: Sequence[Row]) -> str:
     listed = ", ".join(map(str, seeds))
     over_concepts = any(row.over == "concepts" for row in rows)
     if counts == [1]:
-        text = f"One seed ({listed}): no spread over seeds; [low, high] is a 95 % interval over the sample."
+        text = f"One seed ({listed}): {_UNKNOWN_SPREAD}; [low, high] is a 95 % interval over the sample."
     else:
         number = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
-        text = f"Mean ± sample standard deviation over {number} seeds ({listed})."
+        if counts[0] >= FEWEST_SEEDS:
+            text = f"Mean [low, high] over {number} seeds ({listed}), a 95 % t interval over seeds."
+        else:
+            text = f"Mean ± sample standard deviation over {number} seeds ({listed}): {_UNKNOWN_SPREAD}."
+            if counts[-1] >= FEWEST_SEEDS:
+                text += f" [low, high]: from {FEWEST_SEEDS} seeds on, a 95 % t interval over seeds."
     if over_concepts:
         text = (
             "Consistency: mean ± sample standard deviation over concepts, averaged over seeds. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ _ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar"}
 def to_markdown(table: Table, terminal: bool = False) -> str:
     """Return the table as aligned Markdown; a terminal shows _second_ instead of an HTML tag."""
     second = ("_", "_") if terminal else ("<ins>", "</ins>")
-    wrap = {"best": ("**", "**"), "second": second, "": ("", "")}
+    wrap = {"best": ("**", "**"), "second": second, "tie": ("", " ="), "": ("", "")}
     if not table.rows:
         return f"**{table.title}**\n\n{_NOTHING}\n"
     headers = [*table.headers, *(column.title for column in table.columns)]
@@ -49,7 +50,7 @@ def to_markdown(table: Table, terminal: bool = False) -> str:
         body.append([first, *row.labels[1:], *cells])
         last = row.dataset
     text = grid(headers, body, len(table.headers))
-    return "\n".join((f"**{table.title}**", "", *text, "", *_prose(table), ""))
+    return "\n".join((f"**{table.title}**", "", *text, "", *_said(table), ""))
 
 
 def grid(headers: list[str], body: list[list[str]], labels: int) -> list[str]:
@@ -60,13 +61,13 @@ def grid(headers: list[str], body: list[list[str]], labels: int) -> list[str]:
     return [_line(line, widths, labels) for line in (lines[0], rule, *lines[1:])]
 
 
-def _prose(table: Table) -> list[str]:
+def _said(table: Table) -> list[str]:
     """Return the caption with a paragraph for the notes and a list of the protocols."""
-    protocols = [f"- {_starred(text)}" for text in table.protocols]
-    return [_starred(" ".join(table.notes)), "", *protocols]
+    protocols = [f"- {prose(text)}" for text in table.protocols]
+    return [prose(" ".join(table.notes)), "", *protocols]
 
 
-def _starred(text: str) -> str:
+def prose(text: str) -> str:
     """Keep Markdown from reading stars and tags in running text."""
     return text.replace("*", "\\*").replace("<", "&lt;")
 
@@ -127,35 +128,53 @@ def to_latex(table: Table) -> str:
     """Return the table for \\input, with caption and label; needs only booktabs."""
     if not table.rows:
         return f"% {table.title}: {_NOTHING}\n"
-    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "tie": "%s $=$", "": "%s"}
     headers = [*table.headers, *(column.title for column in table.columns)]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{escape_tex(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}",
-        r"\vspace{3pt}",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{@{{}}{'l' * len(table.headers)}{'r' * len(table.columns)}@{{}}}}",
-        r"\toprule",
-        " & ".join(escape_tex(header) for header in headers) + r" \\",
-        r"\midrule",
-    ]
-    last = table.rows[0].dataset
+    body: list[list[str]] = []
+    last, rules = table.rows[0].dataset, set()
     for i, row in enumerate(table.rows):
         if row.dataset != last:
-            lines.append(r"\midrule")
+            rules.add(i)
         first = row.labels[0] if i == 0 or row.dataset != last else ""
         last = row.dataset
         texts = (escape_tex(text) for text in table.texts(row))
         cells = [wrap[m] % t for t, m in zip(texts, table.marks(row), strict=True)]
-        labels = [escape_tex(label) for label in (first, *row.labels[1:])]
+        body.append([*(escape_tex(label) for label in (first, *row.labels[1:])), *cells])
+    return floating(table.caption, table.name, tabular(headers, body, len(table.headers), rules))
+
+
+def tabular(headers: list[str], body: list[list[str]], labels: int, rules: Collection[int]) -> list[str]:
+    """Return the lines of a tabular whose first `labels` columns are text, with a rule above each line of `rules`.
+
+    The headers are escaped here, the body already is.
+    """
+    lines = [
+        rf"\begin{{tabular}}{{@{{}}{'l' * labels}{'r' * (len(headers) - labels)}@{{}}}}",
+        r"\toprule",
+        " & ".join(escape_tex(header) for header in headers) + r" \\",
+        r"\midrule",
+    ]
+    for number, (first, *rest) in enumerate(body):
+        lines += [r"\midrule"] if number in rules else []
         # A bracket or star right after \\ would be read as its argument.
-        labels[0] = f"{{}}{labels[0]}" if labels[0][:1] in ("[", "*") else labels[0]
-        lines.append(" & ".join((*labels, *cells)) + r" \\")
-    return "\n".join((*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""))
+        first = f"{{}}{first}" if first[:1] in ("[", "*") else first
+        lines.append(" & ".join((first, *rest)) + r" \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def floating(caption: str, name: str, content: list[str]) -> str:
+    """Return a LaTeX table with caption and label around lines of content."""
+    head = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape_tex(caption)}}}",
+        rf"\label{{tab:{name}}}",
+        r"\vspace{3pt}",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{4pt}",
+    ]
+    return "\n".join((*head, *content, r"\end{table}", ""))
 
 
 def to_frame(table: Table) -> pd.DataFrame:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinbench.errors import DataError
+from coinbench.reports import concept_tables
+from coinbench.reports.assembly import assemble
 from coinbench.reports.folder import Record, RunFolder, Series, budget, read_folder, records_of, series_of, titles_of
 from coinbench.reports.layout import (
     Column,
@@ -15,10 +18,7 @@ from coinbench.reports.layout import (
     Numbers,
     Row,
     Table,
-    describe,
-    missing_notes,
     parameter,
-    seeds_note,
     significant,
     value_of,
 )
@@ -50,14 +50,15 @@ NAMES = {
     "consistency_shift": "relative shift",
     "dead_concepts": "dead concepts",
     "sparsity": "sparsity",
+    **concept_tables.NAMES,
 }
 """How tables and figures call the metrics; others by their name."""
 _SHOWN_ELSEWHERE = frozenset({"faithfulness_mean", "faithfulness_iqr"})
 """Numbers of coinbench that no table shows: others stand for them."""
 _RECONSTRUCTION = ("mse", "lpips", "fid", "kid", "pd_", "fd_p", "fd_", "kd_")
 """How the names of the rows of that table begin, in its order."""
+_SAME = "same distribution"
 OWN_F = "†"
-_MARKED = "Best in bold, second underlined; controls are never marked."
 
 
 def build_tables(
@@ -66,7 +67,7 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables, and one of the numbers that none of them shows, where there are any.
+    """Return the five tables; where there are any, two of further numbers, and one of those that no other shows.
 
     A table that nothing was measured for has no rows.
 
@@ -74,18 +75,19 @@ def build_tables(
         records: the rows of results.
         titles: names of methods, in the order given.
         expected: each (method, variant) that has a column even where all of its cells failed.
-        run: whose training budget the captions name.
+        run: whose resamples tell which methods differ, and whose training budget the captions name.
 
     Raises:
         DataError: no row holds a number.
     """
-    numbers = Numbers(records)
+    numbers = Numbers(records, run.resamples if run else None)
     if not numbers.records:
         raise DataError("the results hold no number: no cell came to its evaluation; run them again")
     series = series_of(numbers.keys() | set(expected), titles)
     builders = (_accuracy, _consistency, _reconstruction, _faithfulness, _sparsity)
     spent = budget(run, series) if run else ""
     tables = [builder(numbers, series) for builder in builders]
+    tables += concept_tables.concept_tables(numbers, series, _table, _methods(series))
     others = _others(numbers, series)
     tables += [others] if others.rows else []
     return [replace(t, notes=(*t.notes, spent)) if spent and t.rows else t for t in tables]
@@ -110,39 +112,7 @@ def title_of(metric: str) -> str:
     return NAMES.get(metric, metric.upper() if len(metric) < 4 else metric.replace("_", "-").upper())
 
 
-def _table(
-    name: str,
-    title: str,
-    headers: Sequence[str],
-    columns: Sequence[Column],
-    rows: Iterable[Row],
-    numbers: Numbers,
-    metrics: Sequence[str],
-    notes: Sequence[str] = (),
-) -> Table:
-    """Put a table together: rows without any number go, notes on seeds, marks and holes come."""
-    kept = [row for row in rows if any(row.entries)]
-    table = Table(name=name, title=title, headers=tuple(headers), columns=tuple(columns), rows=tuple(kept))
-    if not kept:
-        return table
-    marked = any(any(table.marks(row)) for row in kept)
-    measured = set(numbers.metrics(""))
-    absent = [title_of(metric) for metric in metrics if metric not in measured]
-    said = [seeds_note(kept), *([_MARKED] if marked else []), *notes]
-    said += missing_notes(columns, kept)
-    said += [f"Not measured in this run: {', '.join(absent)}."] if absent else []
-    protocols = tuple(
-        f"{title_of(metric)} [{describe(numbers.of(metric))}]." for metric in metrics if metric in measured
-    )
-    return Table(
-        name=name,
-        title=title,
-        headers=tuple(headers),
-        columns=tuple(columns),
-        rows=tuple(kept),
-        notes=tuple(said),
-        protocols=protocols,
-    )
+_table = partial(assemble, title_of)
 
 
 def _methods(series: Sequence[Series]) -> list[Column]:
@@ -274,7 +244,9 @@ def _concept_row(
 
 
 def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
-    controls = (("Mean image", "mean image"), ("Train images", "train images"))
+    controls = [("Mean image", "mean image"), ("Train images", "train images")]
+    # Runs of older versions have none.
+    controls += [("Same distribution", _SAME)] if any(r.arm == _SAME for r in numbers.records) else []
     columns = [*(Column(title=title) for title, _ in controls), *_methods(series)]
     metrics = numbers.metrics(*_RECONSTRUCTION)
     rows = []
@@ -298,7 +270,8 @@ def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
             )
     notes = [
         "Mean image: x̃ replaced by the mean training image; "
-        "train images: training images against the test images, the floor of a Fréchet distance."
+        "train images: training images against the test images, the floor of a Fréchet distance; "
+        "same distribution: what two samples of n from one distribution show."
     ]
     shown = tuple(dict.fromkeys(("mse", "pd_p", "fd_p", "fd_f", *metrics)))
     headers = ("data set", "metric")

@@ -7,7 +7,7 @@ import io
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,7 +96,7 @@ def matlab(**rows: Any) -> bytes:
     return out.getvalue()
 
 
-def annotated(labels: list[int], first: int = 1) -> bytes:
+def annotated(labels: Sequence[object], first: int = 1) -> bytes:
     kinds = [("bbox_x1", "O"), ("class", "O"), ("fname", "O")]
     found = np.empty((1, len(labels)), dtype=kinds)
     for i, label in enumerate(labels):

@@ -16,12 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coinbench.bank import build_bank
+from coinbench.cache import Cache
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
 from coinbench.config import EvaluationConfig
+from coinbench.data.source import Attributes
 from coinbench.metric import Evaluation, Metric, Records
 from coinbench.models import Classifier, Features, ImageGenerator
 from coinbench.networks.perceptual import PerceptualNet
+from coinbench.part_judge import PartJudge
 from coinbench.problem import Batch, Problem, Split, to_float
 from coinbench.results import Score
 from coinbench.rng import Rng
@@ -164,20 +167,45 @@ class Constant(Planted):
         return torch.zeros(len(concepts), 1, SIZE, SIZE)
 
 
+@dataclass(frozen=True)
+class PlantedParts:
+    """f_part reads the pooled concepts in READ: attribute j is concept READ[j] above `LEVEL`, by a steep logistic."""
+
+    LEVEL = 0.1
+    shown: np.ndarray
+    """[index, attribute], by position in the data set."""
+
+    @property
+    def source(self) -> PlantedParts:
+        return self
+
+    def attributes(self) -> Attributes:
+        return Attributes(tuple(f"part {k}" for k in READ), self.shown)
+
+    def judge(self, given: Problem, cache: Cache) -> PartJudge:
+        directions = torch.from_numpy(basis()[:, READ])
+
+        def logits(images: Tensor) -> Tensor:
+            pooled = torch.einsum("np,pkb->nkb", images.double().flatten(1), directions).amax(2)
+            return 40 * (pooled - self.LEVEL)
+
+        return PartJudge(logits, self.attributes().names, "planted")
+
+    @staticmethod
+    def of(splits: tuple[Split, ...]) -> PlantedParts:
+        shown = np.zeros((1 + max(int(split.index.max()) for split in splits), len(READ)), dtype=np.int8)
+        for split in splits:
+            shown[split.index] = Truth.of(split).phi.max(2)[:, READ] > PlantedParts.LEVEL
+        return PlantedParts(shown)
+
+
 def problem(train: int = 120, test: int = 90) -> Problem:
     """Return the problem of the planted model, in memory."""
     classifier = PlantedClassifier()
-    return Problem(
-        "planted",
-        tuple(f"class {c}" for c in range(Y)),
-        _split("train", train, 1000),
-        _split("val", 10, 3000),
-        _split("test", test, 5000),
-        classifier,
-        PlantedGenerator(),
-        PerceptualNet(1, 8, Rng(0)),
-        {},
-    )
+    splits = _split("train", train, 1000), _split("val", 10, 3000), _split("test", test, 5000)
+    names = tuple(f"class {c}" for c in range(Y))
+    p, parts = PerceptualNet(1, 8, Rng(0)), PlantedParts.of(splits)
+    return Problem("planted", names, *splits, classifier, PlantedGenerator(), p, {}, parts)  # pyright: ignore[reportArgumentType]
 
 
 def config(**changes: object) -> EvaluationConfig:

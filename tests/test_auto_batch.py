@@ -38,7 +38,7 @@ class Memory:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
 
-def batch_loss(module: nn.Module, memory: Memory, group: Group) -> Callable[[int], dict[str, Tensor]]:
+def batch_loss(module: nn.Sequential, memory: Memory, group: Group) -> Callable[[int], dict[str, Tensor]]:
     """The loss of a batch of eight, of which the group's part is computed; memory is short after the first layer."""
 
     def loss(step: int) -> dict[str, Tensor]:

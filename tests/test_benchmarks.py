@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import full_size
 import performance_page
 import pytest
 import torch
@@ -14,6 +15,7 @@ from passes import counted
 from tiny import make_problem, method_config
 
 from coinbench import plugins, registry
+from coinbench.plan import Request, resolve
 from coinbench.rng import Rng
 from coinbench.trace import Trace
 
@@ -79,6 +81,33 @@ def test_ratios_are_to_the_fastest_of_the_group():
     ]
     found = {row["name"]: row["ratio"] for row in trimmed({"benchmarks": rows})}
     assert found == {"slow": 1.5, "fast": 1.0, "alone": 1.0}
+
+
+def test_cub_at_64_px_reads_everything_from_one_file() -> None:
+    path = Path(full_size.__file__).with_name("cub50-64.yaml")
+    given = ("data.root=cub", "problem.classifier.init=f.safetensors", "problem.generator.init=G.safetensors")
+    config = resolve(Request(config=path, sets=given))
+    experiment = config.experiments["cub200"]["default"]
+    assert tuple(experiment.methods) == ("viscoin", "flint", "flaem", "random")
+    assert not {"lpips_vgg", "lpips_alex", "inception"} & set(config.metrics)
+    assert (experiment.data.title, experiment.data.size, experiment.problem.classifier.net) == (
+        "CUB-50",
+        64,
+        "squeezenet1_1",
+    )
+
+
+@pytest.mark.parametrize(("name", "K"), [("cub200", 256), ("celebahq", 64), ("stanfordcars", 256)])
+def test_the_full_size_keeps_the_papers_networks(name: str, K: int) -> None:
+    weights = {"problem.generator.init": Path("G.safetensors"), "problem.perceptual.weights": Path("vgg16.pth")}
+    words = full_size.command(name, Path("root"), Path("out"), weights)
+    sets = tuple(words[i + 1] for i, word in enumerate(words) if word == "--set")
+    experiment = resolve(Request(methods=full_size.METHODS, datasets=name, sets=sets)).experiments[name]["default"]
+    assert (experiment.data.size, experiment.problem.classifier.net) == (256, "resnet50")
+    assert experiment.problem.perceptual.net == "lpips_vgg"
+    told = {method: config.model_dump() for method, config in experiment.methods.items()}
+    assert {config["K"] for config in told.values()} == {K}
+    assert (told["viscoin"]["channels"], told["viscoin"]["side"], told["flaem"]["base"]) == (512, 3, "resnet101")
 
 
 @torch.no_grad()

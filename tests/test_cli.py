@@ -17,7 +17,7 @@ from coinbench.registry import CLASSIFIERS, GENERATORS, METHODS, METRICS, PROBLE
 
 RUN = ("run", "--methods", "viscoin", "--dataset", "birds")
 GROUPS = ("data", "data verify", "data card", "weights", "weights convert", "weights show")
-COMMANDS = ("run", "plan", "ls", "info", "doctor", "score", "report", "compare", "worker", *GROUPS)
+COMMANDS = ("run", "plan", "ls", "info", "doctor", "gate", "score", "report", "compare", "worker", *GROUPS)
 
 
 @pytest.fixture
@@ -321,7 +321,13 @@ def test_info_of_everything(cli: Cli, name: str) -> None:
 def test_info_shows_ranges_and_protocol(cli: Cli) -> None:
     assert "gamma = 0.1 [>= 0]" in cli("info", "viscoin").out
     assert "protocol:" in cli("info", "faithfulness").out
-    assert "null:" in cli("info", "faithfulness").out
+    for name in METRICS.names():
+        card = cli("info", name).out
+        numbers = len(METRICS.load(name).specs)
+        for line in ("formula", "source", "protocol", "bounds", "direction", "oracle", "null", "cost"):
+            assert card.count(f"\n  {line}: ") == numbers, (name, line)
+    assert "\nmeasured by default" in cli("info", "faithfulness").out
+    assert "coinbench weights fetch inception" in cli("info", "visualisation_fid").out
     problem = cli("info", "problem").out
     assert "  generator.seed = 0 [>= 0]" in problem
     assert "  classifier.train: " in problem
@@ -364,7 +370,8 @@ def test_the_dry_run_is_a_configuration(cli: Cli, folder: Path) -> None:
     assert experiment["data"]["n_train"] == 240
     assert [method["K"] for method in experiment["methods"].values()] == [6, 6]
     assert experiment["evaluation"]["limit"] == 7
-    assert config["metrics"] == [name for name in METRICS.names() if not METRICS.load(name).needs]
+    plain = [name for name in METRICS.names() if not (METRICS.load(name).needs or METRICS.load(name).on_request)]
+    assert config["metrics"] == plain
     assert list(folder.iterdir()) == []
     (folder / "config.json").write_text(ran.out)
     assert cli("run", "--config", folder / "config.json", "--dry-run").out == ran.out

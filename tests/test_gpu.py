@@ -13,6 +13,7 @@ from torch import Tensor
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
 from coinbench.conformance.generators import small_generator
+from coinbench.fast import tensor_float
 from coinbench.generators import ada, gan_losses
 from coinbench.generators.stylegan2 import GENERATOR, build
 from coinbench.generators.stylegan2_config import StyleGAN2Config
@@ -26,11 +27,8 @@ RNG = Rng(5).child("generator")
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
     """Products without TF32, so that the CPU's numbers come out."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    yield
-    matmul.allow_tf32, cudnn.allow_tf32 = before
+    with tensor_float(False):
+        yield
 
 
 def duel(device: str, precision: str = "fp32") -> Duel:

@@ -38,6 +38,7 @@ def package_files() -> set[str]:
     }
     templates = (ROOT / "reports" / "templates").iterdir()
     found |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "coinbench" / "assets").glob("*/*")}
+    found |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "coinbench" / "published").glob("*.yaml")}
     return found | {"coinbench/py.typed"} | {f"coinbench/reports/templates/{path.name}" for path in templates}
 
 

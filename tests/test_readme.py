@@ -70,7 +70,12 @@ def tried(words: list[str]) -> list[str]:
         return [*words, "--dry-run"]
     if words and words[0] == "plan":
         return [*words, "--no-measure"]
-    return [*words, "--help"] if words and words[0] in ("score", "report") else words
+    if words and words[0] in ("repro", "ablate"):
+        return [*words, "--plan"]
+    # A table of a run needs one.
+    if words and words[0] == "table":
+        return words[:2]
+    return [*words, "--help"] if words and words[0] in ("score", "report", "compare", "gate") else words
 
 
 @pytest.fixture
@@ -87,6 +92,8 @@ def test_the_reader_finds_what_is_there() -> None:
     assert blocks("no block at all", "bash") == []
     assert targets("PYTHON ?= python3\ntest: x\n\techo y:\n.PHONY: z\n") == {"test"}
     assert tried(["run", "-m", "flint"])[-1] == "--dry-run"
+    assert tried(["ablate", "-d", "birds"])[-1] == "--plan"
+    assert tried(["table", "2a", "runs/birds"]) == ["table", "2a"]
 
 
 def test_a_wrong_command_is_noticed(cli: Cli) -> None:

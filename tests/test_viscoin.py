@@ -14,6 +14,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from coinbench.concepts import Concepts
+from coinbench.errors import UsageError
 from coinbench.log import Log
 from coinbench.methods.viscoin import METHOD, VisCoIN, VisCoINConfig, build, losses, support_styles
 from coinbench.models import Classifier, Features
@@ -289,6 +290,36 @@ def test_half_of_a_batch_is_sampled_from_g(vae: Problem, tmp_path, monkeypatch: 
         sampled = vae.generator(vae.generator.sample(3, rng.child("synthetic", step)))
         torch.testing.assert_close(images[4:], sampled)
     assert not torch.equal(batches[0][4:], batches[1][4:])
+
+
+def test_without_omega_the_concepts_and_the_support_are_the_latent(styled: Problem, images: Tensor) -> None:
+    coin = make(styled, omega=False, K=6)
+    concepts = coin.encode(images)
+    assert concepts.support is not None
+    assert concepts.phi.shape == (4, 6, 1)
+    w = coin.latent(concepts)
+    for style in range(14):
+        expected = concepts.support if style in coin.from_support else concepts.phi[:, :, 0]
+        assert torch.equal(w[:, style], expected)
+    assert not list(coin.omega.parameters())
+    expected = WEIGHTS["latent"] * (w - styled.generator.mean_latent()).square().mean()
+    torch.testing.assert_close(losses(coin, styled, images)["latent"], expected)
+    with pytest.raises(UsageError, match=r"set method\.K=6, got 7"):
+        make(styled, omega=False, K=7)
+
+
+def test_labels_take_the_place_of_the_outputs_of_f_for_real_images_alone(vae: Problem, images: Tensor) -> None:
+    coin, labels = make(vae, fidelity="labels"), torch.tensor([1, 0])
+    with torch.no_grad():
+        logits = coin.predict(coin.encode(images)).double().numpy()
+        terms = losses(coin, vae, images, labels)
+        others = losses(make(vae), vae, images)
+    expected = -0.5 * log_softmax(logits, 1)[[0, 1], [1, 0]].mean()
+    assert terms["fidelity"].item() == pytest.approx(expected, rel=1e-5)
+    assert terms["fidelity"] != others["fidelity"]
+    assert {name: terms[name] for name in terms if name != "fidelity"} == {
+        name: others[name] for name in others if name != "fidelity"
+    }
 
 
 def test_released_rectifies_the_direction_of_the_concepts_on_a_learnt_mean(styled: Problem, images: Tensor) -> None:

@@ -14,7 +14,7 @@ from coinbench.bank import build_bank
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
 from coinbench.conformance.report import Law, Report, Skipped, Steps, demand, examine
-from coinbench.conformance.tiny import TinyCoIN, make_problem, moved
+from coinbench.conformance.tiny import TinyCoIN, make_problem, make_truth_problem, moved
 from coinbench.digests import source_file
 from coinbench.errors import Unavailable
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records
@@ -34,11 +34,14 @@ class MetricBench:
         self.metric, self.name, self.folder = metric, name, folder
         # Networks with published weights read no smaller images; the few are for their time.
         self.problem = make_problem(size=32, train=12, test=8) if metric.needs else make_problem(train=60, test=40)
+        if metric.truth:
+            self.problem = make_truth_problem()
         self.steps = Steps()
 
     def config(self, batch: int = 16) -> EvaluationConfig:
         """Return settings of a short evaluation."""
         short = {"bootstrap": 100, "consistency_images": 10, "permutations": 2, "random_draws": 2}
+        short |= {"part_images": 24, "locality_images": 2, "use_images": 5}
         return EvaluationConfig.model_validate({"batch": batch, "lambdas": (2.0,), **short})
 
     def measure(

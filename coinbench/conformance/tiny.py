@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
+from coinbench.data.birds import Birds, BirdsConfig
 from coinbench.generators.beta_vae import BetaVAE
 from coinbench.models import Classifier, ImageGenerator
 from coinbench.networks.perceptual import PerceptualNet
@@ -57,6 +58,20 @@ def make_problem(
     names = tuple(f"class {y}" for y in range(classes))
     prints = {"data": "tiny", "classifier": "f", "generator": "G", "perceptual": "p"}
     return Problem("tiny", names, train_split, val_split, test_split, f, g, PerceptualNet(channels, 8, Rng(0)), prints)
+
+
+def make_truth_problem(train: int = 60, test: int = 40, size: int = SIZE, f: Classifier | None = None) -> Problem:
+    """Return a problem of drawn birds, whose parts are known, with f and G at initialisation (or the f given)."""
+    source = Birds(BirdsConfig(n_train=train, n_test=test))
+    problem = make_problem(size, classifier=f, classes=len(source.card.class_names))
+
+    def drawn(name: str) -> Split:
+        index = source.split(name, 0.0)
+        pixels = source.images(index, size)
+        return Split(name, pixels, source.labels[index], index, pixels)
+
+    splits = {name: drawn(name) for name in ("train", "val", "test")}
+    return replace(problem, class_names=source.card.class_names, truth=source, **splits)
 
 
 def moved(problem: Problem, device: torch.device) -> Problem:

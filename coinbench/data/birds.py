@@ -103,7 +103,10 @@ class Birds(Source):
     def images(
         self, index: np.ndarray, size: int, factors: Int[np.ndarray, "n parts"] | None = None
     ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-        """Return the images at `index`; with `factors` given, the same scenes around birds of those parts."""
+        """Return the images at `index`; with `factors` given, the same scenes around birds of those parts.
+
+        A factor of `NEUTRAL` draws a part as none of its values.
+        """
         return draw(*self._scenes(index, factors), size)
 
     def coverage(
@@ -117,6 +120,10 @@ class Birds(Source):
     ) -> Bool[np.ndarray, "n parts {size} {size}"]:
         """Return where each part covers `MASK_COVERAGE` of a pixel or more; empty for a cap that is "none"."""
         return self.coverage(index, size, factors) >= MASK_COVERAGE
+
+    def attribute_name(self, part: int, value: int) -> str:
+        """Return what a value of a part is called, as "eye colour: red"."""
+        return f"{PART_NAMES[part]}: {self.part_values[part][value]}"
 
     def with_part(self, index: np.ndarray, part: str, value: str) -> Int[np.ndarray, "n parts"]:
         """Return the factors of the images at `index` with one part changed.
@@ -154,5 +161,6 @@ def _open(config: BirdsConfig, cache: Path) -> Birds:
 DATASET = DatasetSpec(
     config=BirdsConfig,
     open=_open,
+    truth=True,
     summary="drawn birds with known parts, 10 classes, RGB, any size; always at hand",
 )

@@ -26,6 +26,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "tail shape": ("short", "long", "forked", "fan"),
 }
 """Each part with its values; a factor is a position in the tuple."""
+NEUTRAL = -1
+"""A factor that draws a part as none of its values: with the mean of their colours and measures."""
 PART_NAMES = tuple(PARTS)
 BODY, WING, CAP, BEAK_SHAPE, BEAK_COLOUR, EYE, TAIL = range(len(PARTS))
 
@@ -39,29 +41,34 @@ NUISANCES = (
 _CREAM = (0.99, 0.97, 0.90)
 _INK = (0.10, 0.10, 0.13)
 _LEG = (0.36, 0.25, 0.20)
-# One row per value, in the order of PARTS.
-_BODY_COLOURS = np.array(
-    [
-        [0.86, 0.15, 0.16],
-        [0.15, 0.38, 0.88],
-        [0.98, 0.80, 0.10],
-        [0.16, 0.60, 0.26],
-        [0.50, 0.31, 0.18],
-    ]
+
+
+def _table(*rows: tuple[float, ...]) -> np.ndarray:
+    """Return one row per value, in the order of PARTS, and their mean as the last one, which NEUTRAL picks."""
+    return np.array([*rows, np.mean(rows, axis=0)])
+
+
+_BODY_COLOURS = _table(
+    (0.86, 0.15, 0.16),
+    (0.15, 0.38, 0.88),
+    (0.98, 0.80, 0.10),
+    (0.16, 0.60, 0.26),
+    (0.50, 0.31, 0.18),
 )
-_CAP_COLOURS = np.array([_INK, _INK, (1.0, 1.0, 1.0)])
-_BEAK_COLOURS = np.array([[1.0, 0.80, 0.05], [0.88, 0.10, 0.16], _INK])
-_EYE_COLOURS = np.array([_INK, (0.93, 0.08, 0.08), (0.05, 0.55, 1.0)])
+_CAP_COLOURS = np.array([_INK, _INK, (1.0, 1.0, 1.0), np.mean([_INK, (1.0, 1.0, 1.0)], axis=0)])
+_CAP_SHOWN = np.array([0, 1, 1, 2 / 3])
+_WING_SHOWN = np.array([0, 1, 1, 0, 1 / 2]), np.array([0, 0, 0, 1, 1 / 4])
+"""How much of the pattern, and of the dark coat, each value shows."""
+_BEAK_COLOURS = _table((1.0, 0.80, 0.05), (0.88, 0.10, 0.16), _INK)
+_EYE_COLOURS = _table(_INK, (0.93, 0.08, 0.08), (0.05, 0.55, 1.0))
 # Length, half-width at the head, bulge of the profile, droop at the tip.
-_BEAKS = np.array([[0.105, 0.052, 0.2, 0.01], [0.205, 0.040, 0.0, 0.0], [0.135, 0.064, 1.4, 0.105]])
+_BEAKS = _table((0.105, 0.052, 0.2, 0.01), (0.205, 0.040, 0.0, 0.0), (0.135, 0.064, 1.4, 0.105))
 # Length, half-width at the root and at the end, depth of the notch (negative: rounded).
-_TAILS = np.array(
-    [
-        [0.15, 0.055, 0.072, -0.02],
-        [0.29, 0.045, 0.040, -0.02],
-        [0.26, 0.040, 0.125, 0.17],
-        [0.20, 0.045, 0.165, -0.06],
-    ]
+_TAILS = _table(
+    (0.15, 0.055, 0.072, -0.02),
+    (0.29, 0.045, 0.040, -0.02),
+    (0.26, 0.040, 0.125, 0.17),
+    (0.20, 0.045, 0.165, -0.06),
 )
 
 _CHUNK = 1 << 17
@@ -88,7 +95,7 @@ def draw(
     """Draw birds.
 
     Args:
-        factors: a position in the values of each of PARTS.
+        factors: a position in the values of each of PARTS, or NEUTRAL.
         nuisances: a number in [0, 1) for each of NUISANCES.
         mirrored: birds that face left.
         size: H = W in pixels.
@@ -338,9 +345,9 @@ class _Scene:
         du, dv = (column - np.floor(column) - 0.5) * (1 / 9), (row - number - 0.5) * (1 / 11)
         spots = np.sqrt(du * du + dv * dv) - 0.031
         shown = np.where(_cells(value) == 1, bars, spots)
-        pattern = self._cover(np.maximum(shown, d + 0.016)) * np.isin(value, (1, 2))[:, None, None]
+        pattern = self._cover(np.maximum(shown, d + 0.016)) * _cells(_WING_SHOWN[0][value])
         yield _Layer(rows, columns, pattern, _rgb(np.array(_CREAM)), (WING,))
-        dark = alpha * (_cells(value) == 3)
+        dark = alpha * _cells(_WING_SHOWN[1][value])
         yield _Layer(rows, columns, dark, _shade(_rgb(np.array(_INK)), 0.9 + 0.9 * rim), (WING,))
 
     def _cap(self) -> _Layer:
@@ -353,7 +360,7 @@ class _Scene:
         value = self.factors[:, CAP]
         rim = 0.68 + 0.32 * np.clip(-d * 26, 0, 1)
         colour = _shade(_rgb(_CAP_COLOURS[value]), rim)
-        return _Layer(rows, columns, self._cover(d) * (_cells(value) > 0), colour, (CAP,))
+        return _Layer(rows, columns, self._cover(d) * _cells(_CAP_SHOWN[value]), colour, (CAP,))
 
     def _beak(self) -> _Layer:
         factors = self.factors

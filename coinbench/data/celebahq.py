@@ -93,7 +93,8 @@ def listed(config: CelebAHQConfig, cache: Path) -> Listed:
     young = _young(folder, others, origin)
     split = _split(config, folder, others, origin)
     items = []
-    for number in numbers:
+    # Of all faces one that is not there is missing by name; of a part nobody knows which ones should be.
+    for number in sorted({*numbers, *young}) if config.complete else numbers:
         if number not in young:
             raise DataError(f"{where}: {number}.jpg has no attributes; {ANEW}")
         items.append(Item(f"{IMAGES}/{number}.jpg", young[number], split(number)))

@@ -23,7 +23,7 @@ from coinbench.data.official import (
     refuse_extra,
     whole,
 )
-from coinbench.data.source import Card
+from coinbench.data.source import Attributes, Card
 from coinbench.errors import DataError
 from coinbench.fetch import Remote
 from coinbench.specs import DatasetSpec
@@ -134,6 +134,14 @@ class CUB200(OfficialImages):
                 f"{path}: {len(found)} rows for {len(self.card.class_names)} classes; take the official file"
             )
         return found
+
+    def attributes(self) -> Attributes:
+        """Return the 312 attributes of all images.
+
+        Raises:
+            DataError: a table is missing or not as published.
+        """
+        return Attributes(self.attribute_names, self.image_attributes)
 
     @cached_property
     def image_attributes(self) -> np.ndarray:

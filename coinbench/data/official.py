@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,16 @@ class OfficialImages(ImageFiles):
         self.labels = np.array([item.label for item in items], dtype=np.int64)
         self.is_test = np.array([item.split == "test" for item in items], dtype=bool)
         self.is_val = np.array([item.split == "val" for item in items], dtype=bool)
+        found = Counts(
+            images=len(items),
+            classes=len(card.class_names),
+            train=int((~self.is_test).sum()),
+            test=int(self.is_test.sum()),
+        )
         if config.complete:
-            _refuse_other_counts(where, listed.counts, len(card.class_names), self.is_test)
+            _refuse_other_counts(where, listed.counts, found)
+        elif found != listed.counts:
+            card = replace(card, notes=f"{card.notes} {part_of(found, listed.counts)}")
         names = [item.name for item in items]
         facts = check_files(folder, names, cache)
         if bad := [f"{name}: {facts[name].bad}" for name in names if facts[name].bad]:
@@ -243,8 +251,18 @@ def refuse_missing(where: str, folder: Path, items: list[Item]) -> None:
         raise DataError(f"{where}: {some(missing, 3)} missing; {ANEW}")
 
 
-def _refuse_other_counts(where: str, counts: Counts, classes: int, is_test: np.ndarray) -> None:
-    found = Counts(images=len(is_test), classes=classes, train=int((~is_test).sum()), test=int(is_test.sum()))
+def part_of(found: Counts, counts: Counts) -> str:
+    """Say how much of a data set is here.
+
+    >>> a = Counts(images=2889, classes=50, train=1500, test=1389)
+    >>> part_of(a, Counts(images=11788, classes=200, train=5994, test=5794))
+    'A part: 2,889 of 11,788 images, 50 of 200 classes (data.complete=false).'
+    """
+    images, classes = f"{found.images:,} of {counts.images:,} images", f"{found.classes} of {counts.classes} classes"
+    return f"A part: {images}, {classes} (data.complete=false)."
+
+
+def _refuse_other_counts(where: str, counts: Counts, found: Counts) -> None:
     for name in ("images", "classes", "train", "test"):
         if getattr(found, name) != getattr(counts, name):
             what = f"{name} images" if name in ("train", "test") else name

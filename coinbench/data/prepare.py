@@ -92,6 +92,9 @@ def prepare(
     n_test = int(source.is_test.sum())
     told.append(f"{len(source.labels):,} images, {len(source.card.class_names)} classes: all there and readable")
     told.append(f"{len(source.labels) - n_test:,} to train with (val included), {n_test:,} to test")
+    if not config.complete:
+        # The card says of how much.
+        told.append(source.card.notes)
     told.append(f"fingerprint {source.fingerprint}")
     told.append(f"licence: {source.card.licence}")
     for split in SPLITS:

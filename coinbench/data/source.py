@@ -34,6 +34,16 @@ class Card:
     notes: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What each image of a data set shows, as far as somebody told."""
+
+    names: tuple[str, ...]
+    """Of J attributes, as "eye colour: red"."""
+    values: np.ndarray
+    """int8 [N, J]: 1 shown, 0 not shown, -1 not told."""
+
+
 class Source(ABC):
     """All images of a data set, by position 0..N-1; opening one reads no pixels."""
 
@@ -56,6 +66,25 @@ class Source(ABC):
         Raises:
             DataError: an image cannot be read; names the file.
         """
+
+    def attributes(self) -> Attributes | None:
+        """Return the attributes of all images; of a data set with `factors` each value of each part; else None.
+
+        Raises:
+            DataError: they are damaged.
+        """
+        if self.factors is None:
+            return None
+        columns, names = [], []
+        for part, values in enumerate(self.factors.T):
+            for value in range(int(values.max(initial=0)) + 1):
+                columns.append(values == value)
+                names.append(self.attribute_name(part, value))
+        return Attributes(tuple(names), np.stack(columns, 1).astype(np.int8))
+
+    def attribute_name(self, part: int, value: int) -> str:
+        """Return what a value of a part is called."""
+        return f"part {part}: {value}"
 
     def notes(self) -> list[str]:
         """Return one line for each file that was handled by rule or left out."""

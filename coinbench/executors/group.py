@@ -71,7 +71,7 @@ class GroupExecutor:
                 signal.signal(number, handler)
             if not self._within:
                 if self.leads:
-                    self.log.group.lead(lambda: None)
+                    self.log.group.lead(_nothing)
                 distributed().leave()
 
     def run(self, planned: list[Planned], display: Display) -> dict[str, Outcome]:
@@ -96,7 +96,7 @@ class GroupExecutor:
         Raises:
             CoinbenchError: a cell failed here; says in which process.
         """
-        while (task := self.log.group.lead(lambda: None)) is not None:
+        while (task := self.log.group.lead(_nothing)) is not None:
             cell, folder = task
             self._do(planned_from(Cell.model_validate_json(cell), Path(folder)))
 
@@ -112,3 +112,8 @@ class GroupExecutor:
             failed.exit_code = known.exit_code
             raise failed from error
         self._within = False
+
+
+def _nothing() -> tuple[str, str] | None:
+    """Return the cell that the others are to do: none."""
+    return None

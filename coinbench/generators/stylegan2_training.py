@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from coinbench import checkpoints
 from coinbench.config import TrainConfig
@@ -219,10 +220,13 @@ class Duel:
     @torch.no_grad()
     def _follow(self, seen: int) -> None:
         decay = averaging(self.settings, self.config.train.batch, seen)
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        # All parameters in one pass.
+        follow = get_ema_multi_avg_fn(decay)
+        follow(list(self.average.parameters()), list(self.generator.parameters()), seen)
         state = self.generator.state_dict()
-        buffers = {name: buffer for name, buffer in self.average.named_buffers() if name in state}
-        torch._foreach_copy_(list(buffers.values()), [state[name] for name in buffers])
+        for name, buffer in self.average.named_buffers():
+            if name in state:
+                buffer.copy_(state[name])
 
     def check(self, step: int, stage: str) -> dict[str, float]:
         """Return the latest terms, all finite, as are the weights of G and D.

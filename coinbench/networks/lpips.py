@@ -9,6 +9,7 @@ seconds to import; whoever needs this module imports it late.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import lpips
@@ -82,8 +83,21 @@ class LPIPS(Perceptual):
         """
         if [x.shape[1:] for x in a] != [x.shape[1:] for x in b]:
             raise ValueError(f"{self.name} expects images of one size")
-        pairs = zip(self.network.lins, a, b, strict=True)
-        return torch.stack([head((x - y).square()).mean((1, 2, 3)) for head, x, y in pairs]).sum(0)
+        return weighted(self.network.lins, a, b)
+
+
+def weighted(
+    heads: Iterable[Callable[[Tensor], Tensor]], a: Sequence[Tensor], b: Sequence[Tensor]
+) -> Float[Tensor, "B"]:
+    """Return Σ_l mean_hw of head l on the squared difference of two images' maps of stage l.
+
+    >>> double = lambda squares: 2 * squares.sum(1, keepdim=True)
+    >>> here, there = torch.tensor([[[[0.6]], [[0.8]]]]), torch.tensor([[[[1.0]], [[0.0]]]])
+    >>> round(weighted([double], [here], [there]).item(), 6)  # 2 · (0.4² + 0.8²)
+    1.6
+    """
+    pairs = zip(heads, a, b, strict=True)
+    return torch.stack([head((x - y).square()).mean((1, 2, 3)) for head, x, y in pairs]).sum(0)
 
 
 def _trunk(own: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

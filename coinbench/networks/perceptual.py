@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coinbench.models import check_images
+from coinbench.models import Answering, check_images
 from coinbench.rng import Rng
 
 
-class Perceptual(nn.Module, ABC):
+class Perceptual(Answering, ABC):
     """What a perceptual net offers: feature maps of images in [-1, 1], and a distance between those of two images."""
 
     channels: int

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from coinbench.log import Log
 from coinbench.plan import dataset_config
 
 NAMES = tuple(MODULES)
+PACK = "COINBENCH_CUB_PACK"
+"""A variable that names a zip with some classes of the real data set."""
 ONE, CAR = "CUB_200_2011.tgz", "car_devkit.tgz"
 FIRST = {name: next(iter(archives(name))) for name in NAMES}
 
@@ -243,6 +247,44 @@ def test_prepare_decodes_what_run_reads(cli: Cli, tmp_path: Path, monkeypatch: p
     assert cli(*command("cub200", write(tmp_path / "data", files))).code == 0
     maps = {path.name for path in (tmp_path / "cache" / "data").glob("*/*.npy")}
     assert maps == {"train-256.npy", "train-282.npy", "val-256.npy", "test-256.npy"}
+
+
+def test_a_part_is_taken_on_purpose_and_called_so(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "data", archives("cub200")[ONE])
+    one_line(cli(*command("cub200", root)), 4, "8 images, 11,788 are published", "--set data.complete=false")
+    part = ("--set", "data.complete=false", "--set", "data.size=16")
+    told = "A part: 8 of 11,788 images, 2 of 200 classes (data.complete=false)."
+    ran = cli(*command("cub200", root, *part))
+    assert ran.code == 0, ran.err
+    assert told in ran.out
+    assert "--set data.complete=false" in ran.out.splitlines()[-1]
+    assert told in cli("data", "card", "cub200", "--set", f"data.root={root}", *part).out
+    # Nothing is said where all of it is there after all.
+    publish(monkeypatch, "cub200", packed(archives("cub200")))
+    assert "A part" not in cli(*command("cub200", root, *part)).out
+
+
+@pytest.mark.skipif(PACK not in os.environ, reason=f"{PACK} names no zip of a part of CUB-200-2011")
+def test_photographs_in_the_official_layout(cli: Cli, tmp_path: Path) -> None:
+    with zipfile.ZipFile(os.environ[PACK]) as archive:
+        archive.extractall(tmp_path / "data")
+    ran = cli(*command("cub200", tmp_path / "data", "--set", "data.complete=false", "--set", "data.size=32"))
+    assert ran.code == 0, ran.err
+    source = CUB200(CUB200Config(root=tmp_path / "data", complete=False), tmp_path / "cache")
+    n, classes = len(source.labels), len(source.card.class_names)
+    assert f"{n:,} images, {classes} classes: all there and readable" in ran.out
+    assert f"A part: {n:,} of 11,788 images, {classes} of 200 classes" in ran.out
+    assert np.bincount(source.labels, minlength=classes).min() > 0
+    assert source.parts.shape == (n, 15, 3)
+    assert source.parts[..., 2].any(1).mean() > 0.99
+    assert source.class_attributes.shape == (classes, 312)
+    assert len(source.attribute_names) == 312
+    sizes = {path.name for path in (tmp_path / "cache" / "data").glob("*/*.npy")}
+    assert sizes == {"train-32.npy", "train-35.npy", "val-32.npy", "test-32.npy"}
+    verified = cli(
+        "data", "verify", "cub200", "--set", f"data.root={tmp_path / 'data'}", "--set", "data.complete=false"
+    )
+    assert f"{n} stored images read anew, all as recorded" in verified.out
 
 
 def test_the_split_by_hash_needs_no_partition(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Official data sets that are not as published: one line each, and nothing half-written."""
+"""Official data sets, served here, that are not as published: one line each, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import Cli, in_process, one_line
-from official_files import Files, annotated, archives, command, lines, packed, photo, publish, tgz, write, zipped
+from official_files import (
+    Files,
+    annotated,
+    archives,
+    command,
+    from_server,
+    lines,
+    matlab,
+    packed,
+    photo,
+    publish,
+    serve,
+    tgz,
+    write,
+    zipped,
+)
 
 from coinbench.data import celebahq, stanfordcars
 
@@ -51,6 +67,18 @@ def _car(archive: str, file: str, content: bytes | None) -> Change:
     return change
 
 
+def _other_split(contents: dict[str, Files]) -> None:
+    # The last of CelebA's validation images becomes one to test with.
+    contents[celebahq.PARTITION][""] = contents[celebahq.PARTITION][""].replace(b"000095.jpg 1", b"000095.jpg 2")
+
+
+def _without_the_last_car(contents: dict[str, Files]) -> None:
+    del contents["cars_test.tgz"]["cars_test/00004.jpg"]
+    contents[stanfordcars.LABELLED][""] = annotated([2, 1, 2])
+
+
+CUT = annotated([2, 1, 2, 1])[:300]
+THREE = matlab(class_names=np.array([["AM General Hummer 2000", "Audi S4", "Audi S5"]], dtype=object))
 FACE, BIRD, TRAIN = f"{celebahq.IMAGES}/3.jpg", "images/001.Black_Bird/Black_Bird_1.jpg", "cars_train.tgz"
 SEVEN = lines(*(f"{i} 1" for i in range(1, 8)))
 WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
@@ -64,7 +92,7 @@ WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "cub: no text": ("cub200", _cub("classes.txt", b"\xff\xfe"), ("classes.txt", "cannot be read")),
     "cub: other order": ("cub200", _cub("classes.txt", lines("2 a", "1 b")), ("line 1", "'2'", "1 to 1")),
     "cub: other counts": ("cub200", _cub("train_test_split.txt", SEVEN + b"8 0\n"), ("7 train images, 4 are",)),
-    "celebahq: an image is missing": ("celebahq", _hq(FACE, None), ("7 images, 8 are published",)),
+    "celebahq: an image is missing": ("celebahq", _hq(FACE, None), ("1 image", f"{FACE}", "missing")),
     "celebahq: an image too many": (
         "celebahq",
         _hq(f"{celebahq.IMAGES}/8.jpg", photo(7)),
@@ -78,6 +106,11 @@ WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         "celebahq",
         _hq(celebahq.ATTRIBUTES, lines(1, "Male Young", "0.jpg 1")),
         ("1 values, 2",),
+    ),
+    "celebahq: other counts": (
+        "celebahq",
+        _other_split,
+        ("5 train images, 6 are published",),
     ),
     "celebahq: no mapping": ("celebahq", _hq(celebahq.MAPPING, None), ("has no CelebA-HQ-to", "data.partition=hash")),
     "cars: an image is missing": ("stanfordcars", _car(TRAIN, "cars_train/00003.jpg", None), ("00003.jpg", "missing")),
@@ -93,11 +126,19 @@ WRONG: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         _car(CAR, "devkit/cars_train_annos.mat", annotated([1, 2, 3, 1, 2, 1])),
         ("row 3", "'3'", "1 to 2"),
     ),
-    "cars: other counts": (
+    "cars: a cut MATLAB file": ("stanfordcars", _car(stanfordcars.LABELLED, "", CUT), ("cars_test", "no such MATLAB")),
+    "cars: a class that is no number": (
+        "stanfordcars",
+        _car(CAR, "devkit/cars_train_annos.mat", annotated(["x"] * 6)),
+        ("row 1", "no file name and class"),
+    ),
+    "cars: an image without a row": (
         "stanfordcars",
         _car(stanfordcars.LABELLED, "", annotated([1, 2, 1])),
         ("cars_test/00004.jpg", "not in the official list"),
     ),
+    "cars: other counts": ("stanfordcars", _without_the_last_car, ("9 images, 10 are published",)),
+    "cars: other classes": ("stanfordcars", _car(CAR, "devkit/cars_meta.mat", THREE), ("3 classes, 2 are published",)),
 }
 
 
@@ -110,8 +151,8 @@ def test_what_is_not_as_published_is_one_line(
     change(contents)
     files = packed(contents)
     publish(monkeypatch, name, files)
-    write(tmp_path / "data", files)
-    one_line(cli(*command(name, tmp_path / "data")), 4, *pieces)
+    with serve(files) as served:
+        one_line(cli(*from_server(name, tmp_path / "data", served)), 4, *pieces)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,8 @@ from planted import DEAD, READ, UNUSED, Truth, value
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.svm import SVC
 
-from coinbench.metrics.consistency import (
-    Consistency,
-    choose_cost,
-    folds,
-    permuted_labels,
-    probe,
-    select,
-    true_labels,
-)
+from coinbench.metrics.consistency import Consistency, select
+from coinbench.metrics.pair_svm import choose_cost, folds, permuted_labels, probe, true_labels
 from coinbench.rng import Rng
 
 COSTS = (0.01, 0.1, 1.0, 5.0)

@@ -26,7 +26,8 @@ from coinbench.conformance.tiny import TinyCoIN, make_problem
 from coinbench.errors import DataError, Unavailable
 from coinbench.metric import Evaluation, Metric, Records
 from coinbench.metrics import inception as metric_of_inception
-from coinbench.metrics.inception import InceptionDistances, compact, kernel_distance
+from coinbench.metrics.frechet import compact
+from coinbench.metrics.inception import InceptionDistances, kernel_distance
 from coinbench.metrics.mse import mean_image
 from coinbench.networks.inception import Inception
 from coinbench.networks.lpips import LEAST, LPIPS
@@ -216,6 +217,7 @@ def test_the_published_names_are_for_the_published_weights(
     weights = {"alexnet": files.of("alexnet"), "inception": files.of("inception")}
     few = make_problem(size=SIZE, train=4, test=4)
     names = {"lpips_alex": {"lpips_alex"}, "inception": {"fid", "kid"}}
+    names["visualisation_fid"] = {"visualisation_fid"}
     for metric, genuine in names.items():
         for row in measure(METRICS.load(metric), few, tmp_path, weights)[1]:
             assert row.metric not in genuine
@@ -230,7 +232,7 @@ def test_the_published_names_are_for_the_published_weights(
         assert all("n < 2048" in row.protocol for row in found if row.metric == "fid")
 
 
-@pytest.mark.parametrize("metric", ["lpips_alex", "inception"])
+@pytest.mark.parametrize("metric", ["lpips_alex", "inception", "visualisation_fid"])
 def test_without_weights_a_metric_cannot_be_made(metric: str, problem: Problem, tmp_path: Path) -> None:
     (name,) = METRICS.load(metric).needs
     with pytest.raises(Unavailable, match=f"coinbench weights fetch {name}"):

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from coinbench import results
-from coinbench.results import Score
+from coinbench import resampled, results
+from coinbench.results import Resamples, Score
 
 CONCEPTS = 12
 LEVEL = {"random": 0.1, "flint": 0.4, "flaem": 0.3, "viscoin": 0.9, "senn": 0.6}
@@ -24,13 +24,18 @@ CLASSES = ("crow", "finch & tit", "gull_100%", "heron")
 
 
 def score(metric: str, value: float, spread: float, **fields: Any) -> Score:
-    """One row with an interval of `value` ± `spread` and a protocol that LaTeX would trip over."""
+    """One row with an interval of `value` ± `spread` and a protocol that LaTeX would trip over.
+
+    Its resamples are those of images that have nothing in common with another method's.
+    """
     given: dict[str, Any] = (
         {"params": "", "arm": "method", "subject": "all", "n": 1000, "unit": "fraction"}
         | {"higher_is_better": True, "version": 1}
         | fields
     )
+    source = np.random.default_rng(int(abs(value) * 1e9) % 2**32)
     return Score(
+        resamples=Resamples(source.normal(value, spread / 1.96, 200), "images", 0),
         metric=metric,
         value=value,
         low=value - spread,
@@ -163,7 +168,7 @@ def make_run(
 
     `data` holds the title of a data set for each variant; each title's images have a fingerprint of their own.
     """
-    frames = []
+    frames, drawn = [], {}
     order = [(d, m, s, v) for d in datasets for m in methods for s in seeds for v in variants]
     for dataset, method, seed, variant in order:
         digest = f"{dataset}-{method}-{seed}-{variant}".replace(" ", "")
@@ -189,9 +194,11 @@ def make_run(
         if images:
             save_images(cell / "images", seed)
         rows = [row for row in cell_scores(method, dataset, seed) if row.metric not in without]
+        drawn |= resampled.of_scores(rows, digest)
         keys = {"dataset": dataset, "method": method, "seed": seed, "variant": variant}
         frames.append(results.frame(rows, run="fake", classifier_digest=f"f-{dataset}", cell=digest, **keys))
     config = {"command": "coinbench run --methods " + ",".join(methods), "experiments": {}, "seeds": list(seeds)}
     (folder / "config.json").write_text(json.dumps(config))
     results.write(pd.concat(frames, ignore_index=True), folder)
+    resampled.write(drawn, folder)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -12,14 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from coinbench import results
 from coinbench.errors import DataError
+from coinbench.inference import Measured
 from coinbench.reports import report
 from coinbench.reports.folder import Series, read_folder, records_of, series_of
 from coinbench.reports.layout import Column, Entry, Row, Table
 from coinbench.reports.render import escape_tex, to_frame, to_latex, to_markdown, write_table
 from coinbench.reports.tables import build_tables, print_tables
+from coinbench.reports.verdicts import judge
+from coinbench.results import Resamples
 
 Maker = Callable[..., Path]
 
@@ -30,13 +35,26 @@ def folder(make_run: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def table_of(folder: Path, name: str) -> Table:
-    return next(t for t in build_tables(read_folder(folder).records) if t.name == name)
+    run = read_folder(folder)
+    return next(t for t in build_tables(run.records, run=run) if t.name == name)
 
 
-def marks(values: list[float | None], better: bool | None, decimals: int = 1) -> list[str]:
+def marks(values: list[float | None], better: bool | None, error: float | None = 0.01) -> list[str]:
+    """The marks of a row whose numbers have such a standard error over 100 images; None: without resamples."""
     columns = [Column(title=str(i), series=Series(str(i), "default", str(i))) for i in range(9)]
-    entries = [None if v is None else Entry(value=v, seeds=(0,), n=9) for v in values]
+    entries = [None if v is None else Entry(value=v, seeds=(0,), n=100) for v in values]
     columns = [*columns[: len(values)], Column(title="null")]
+    normal = scipy.stats.norm.ppf(np.arange(0.5, 400) / 400)
+    drawn = {
+        i: Resamples(v + (error or 0) * np.random.default_rng(i).permutation(normal) / 2**0.5, "images", 0)
+        for i, v in enumerate(values)
+        if v is not None
+    }
+    measured = {
+        i: [Measured(value=v, seed=0, n=100, resamples=None if error is None else drawn[i])]
+        for i, v in enumerate(values)
+        if v is not None
+    }
     row = Row(
         labels=("d", "q"),
         quantity="q",
@@ -44,8 +62,9 @@ def marks(values: list[float | None], better: bool | None, decimals: int = 1) ->
         metric="m",
         entries=(*entries, Entry(value=1e9 if better else -1e9, seeds=(0,), n=9)),
         unit="raw",
-        decimals=decimals,
+        decimals=1,
         higher_is_better=better,
+        verdicts=judge(measured),
     )
     table = Table(name="t", title="T", headers=("a", "b"), columns=tuple(columns), rows=(row,))
     return table.marks(row)[:-1]
@@ -57,9 +76,22 @@ def test_best_and_second_follow_the_direction_and_ignore_controls() -> None:
     assert marks([1.0, 3.0, 2.0], better=None) == ["", "", ""]
 
 
-def test_ties_at_the_printed_precision_are_both_best() -> None:
-    assert marks([1.04, 1.01, 0.5], better=True) == ["best", "best", ""]
-    assert marks([1.04, 1.01, 0.5], better=True, decimals=2) == ["best", "second", ""]
+def test_a_tie_with_the_best_is_said_and_never_bold() -> None:
+    assert marks([1.02, 1.01, 0.5], better=True) == ["tie", "tie", ""]
+    assert marks([1.02, 1.01, 0.5], better=True, error=0.001) == ["best", "second", ""]
+    # Two rivals of equal rank leave no second place.
+    assert marks([2.0, 1.01, 1.02], better=True) == ["best", "", ""]
+    assert marks([1.02, 1.01], better=False, error=0.001) == ["", "best"]
+
+
+def test_holm_makes_a_difference_of_two_a_tie_of_many() -> None:
+    # 2.3 standard errors: p = 0.024, and six comparisons of four methods that none of the others settles.
+    assert marks([1.023, 1.0], better=True) == ["best", ""]
+    assert marks([1.023, 1.0, 1.001, 1.002], better=True) == ["tie", "tie", "tie", "tie"]
+
+
+def test_without_resamples_nothing_is_marked() -> None:
+    assert marks([1.0, 3.0], better=True, error=None) == ["", ""]
 
 
 def test_a_single_method_is_not_marked() -> None:
@@ -133,11 +165,25 @@ def test_captions_give_n_and_the_full_protocol(folder: Path) -> None:
 
 def test_one_seed_prints_the_interval(make_run: Maker, tmp_path: Path) -> None:
     table = table_of(make_run(tmp_path, seeds=(4,), images=False), "accuracy")
-    assert "One seed (4): no spread over seeds" in table.caption
+    assert "One seed (4): between-seed uncertainty not estimable" in table.caption
     text = table.texts(table.rows[0])[-1]
     value, low, high = (float(number) for number in re.findall(r"[\d.]+", text))
     assert high - value == pytest.approx(1.0, abs=0.11)
     assert value - low == pytest.approx(1.0, abs=0.11)
+
+
+def test_five_seeds_give_an_interval_and_tests_over_seeds(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, datasets=("birds",), seeds=range(5), images=False)
+    folder, table = read_folder(run), table_of(run, "accuracy")
+    assert "Mean [low, high] over 5 seeds (0, 1, 2, 3, 4), a 95 % t interval over seeds." in table.caption
+    values = [r.value for r in folder.records if r.metric == "accuracy" and r.arm == "method" and r.method == "viscoin"]
+    entry = table.rows[0].entries[3]
+    assert entry is not None
+    expected = scipy.stats.t.interval(0.95, 4, np.mean(values), scipy.stats.sem(values))
+    assert (entry.low, entry.high) == pytest.approx(expected)
+    assert table.marks(table.rows[0]) == ["", "", "", "best"]
+    assert "after Holm's correction over the pairs of a row, paired over images and 5 seeds" in table.caption
+    assert re.search(r"four times in five: birds: accuracy \d\.\d, accuracy on x̃ \d\.\d", table.caption)
 
 
 def test_missing_cells_print_a_dash_and_are_named(make_run: Maker, tmp_path: Path) -> None:
@@ -198,6 +244,19 @@ def test_image_folders_are_called_by_their_titles(make_run: Maker, tmp_path: Pat
     assert {row.labels[0] for row in table_of(run, "accuracy").rows} == {"faces [a]", "faces [b]"}
 
 
+def test_a_part_of_a_data_set_is_called_so(make_run: Maker, tmp_path: Path) -> None:
+    run = make_run(tmp_path, methods=("flint",), datasets=("cub200",), seeds=(0,), images=False)
+    (path,) = run.glob("cells/*/cell.json")
+    cell = json.loads(path.read_text())
+    for data, label in (
+        ({"complete": True}, "cub200"),
+        ({"complete": False}, "cub200 (part)"),
+        ({"complete": False, "title": "CUB-50"}, "CUB-50"),
+    ):
+        path.write_text(json.dumps(cell | {"data": data}))
+        assert {row.labels[0] for row in table_of(run, "accuracy").rows} == {label}
+
+
 def test_a_method_with_an_f_of_its_own_is_marked(make_run: Maker, tmp_path: Path) -> None:
     run = make_run(tmp_path, methods=("random", "flint", "flaem", "senn", "viscoin"), datasets=("birds",), images=False)
     table = table_of(run, "accuracy")
@@ -227,7 +286,9 @@ def test_terminal_tables_are_aligned(folder: Path) -> None:
     for block in blocks:
         plain = block.replace("\u0303", "").replace("\u0302", "")
         assert len({len(line) for line in plain.splitlines()}) == 1
-    assert print_tables(results.read(folder)) == text
+    rows_alone = print_tables(results.read(folder))
+    assert "Not marked, since not comparable (no resamples stored): all rows." in rows_alone
+    assert "**" in text.replace("**Accuracy", "")
 
 
 def test_csv_holds_the_numbers_unrounded(folder: Path, tmp_path: Path) -> None:
@@ -239,7 +300,7 @@ def test_csv_holds_the_numbers_unrounded(folder: Path, tmp_path: Path) -> None:
     assert entry is not None
     row = written[(written.dataset == "birds") & (written.metric == "mse")]
     assert row[row.method == "viscoin"]["value"].item() == entry.value
-    assert {"best", "second"} <= set(written["mark"])
+    assert "best" in set(written["mark"])
     assert len(written) == len(to_frame(table))
 
 

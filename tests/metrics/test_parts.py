@@ -1,0 +1,190 @@
+"""Metrics on the true parts: an oracle scores 1, concepts without meaning what chance is said to give."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import mutual_info_score
+
+from coinbench import check, registry
+from coinbench.audit.entrants import Constant, Shuffled
+from coinbench.audit.measure import Bench, Measured
+from coinbench.audit.oracle import Oracle
+from coinbench.cache import Cache
+from coinbench.config import EvaluationConfig
+from coinbench.conformance.tiny import make_truth_problem
+from coinbench.errors import Unavailable, UsageError
+from coinbench.metrics.part_alignment import PartAlignment, importances, information
+from coinbench.metrics.part_use import correlation, log_odds, part_effects
+from coinbench.plan import Request, cells, resolve
+from coinbench.problem import to_float
+from coinbench.truth import GroundTruth, changed, region
+
+METRICS = ("part_alignment", "part_locality", "part_use")
+NUMBERS = (
+    *("part_information", "parts_followed", "part_disentanglement", "part_completeness", "part_informativeness"),
+    *("part_locality", "part_use"),
+)
+SETTINGS = {"part_images": 160, "locality_images": 4, "use_images": 20, "permutations": 20, "bootstrap": 100}
+
+
+@cache
+def problem():
+    return make_truth_problem(train=30, test=20)
+
+
+@cache
+def oracle() -> Oracle:
+    return Oracle(problem())
+
+
+@cache
+def measured(kind: type) -> Measured:
+    coin = oracle() if kind is Oracle else kind(oracle())
+    config = EvaluationConfig.model_validate(SETTINGS)
+    return Bench(problem(), METRICS, config, oracle, Cache(Path("unused"))).scores(coin)
+
+
+def chance(name: str, found: Measured) -> float:
+    return found.nulls()[name]["any part" if name == "part_locality" else "permuted"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_oracle_scores_one_and_no_meaning_scores_chance(name):
+    known = measured(Oracle)
+    assert not known.failures
+    assert known.values()[name] >= 0.99
+    assert chance(name, known) < 0.35
+    for kind in (Shuffled, Constant):
+        found = measured(kind)
+        assert found.values()[name] == pytest.approx(chance(name, found), abs=0.06), kind.__name__
+
+
+def test_information_is_that_of_scikit_learn():
+    dice = np.random.default_rng(0)
+    parts = dice.integers(0, 3, (80, 2))
+    bins = np.stack([parts[:, 0], (parts[:, 0] + dice.integers(0, 2, 80)) % 3, dice.integers(0, 2, 80)], 1)
+    found = information(bins, parts)
+
+    def entropy(x):
+        return mutual_info_score(x, x)
+
+    for k in range(3):
+        for p in range(2):
+            least = min(entropy(bins[:, k]), entropy(parts[:, p]))
+            assert found[k, p] == pytest.approx(mutual_info_score(bins[:, k], parts[:, p]) / least)
+
+
+def test_importance_goes_to_the_concept_that_says_the_value():
+    dice = np.random.default_rng(1)
+    parts = dice.integers(0, 3, (300, 1))
+    concepts = np.concatenate([parts == value for value in (2, 0, 1)], 1) * dice.uniform(1, 2, (300, 3))
+    (found,), hits = importances(np.concatenate([concepts, dice.uniform(size=(300, 2))], 1), parts, seed=0)
+    np.testing.assert_allclose(found[:, :3], np.eye(3)[[1, 2, 0]], atol=1e-9)
+    assert hits.shape == (150, 1)
+    assert hits.all()
+
+
+def test_log_odds_and_correlation_are_those_of_their_definitions():
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    p = logits.softmax(1)
+    torch.testing.assert_close(log_odds(logits), p.log() - (1 - p).log())
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 7))
+    np.testing.assert_allclose(correlation(a, b), [pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)])
+
+
+def test_effects_are_those_of_the_redrawn_pictures():
+    given = problem()
+    index, truth = given.test.index[:3], given.truth
+    assert truth is not None
+    part, own = 6, truth.factors[index]
+    found = part_effects(given, index, own, batch=2)
+    odds = []
+    for value in range(4):
+        images = to_float(truth.images(index, given.size, changed(own, part, value)))
+        odds.append(log_odds(given.classifier(images).logits.double()).numpy())
+    np.testing.assert_allclose(found[part], np.stack(odds, 1) - np.mean(odds, 0)[:, None], atol=1e-5)
+    assert [e.shape for e in found] == [(3, len(values), 10) for values in truth.part_values]
+
+
+def test_a_part_changes_nothing_outside_its_region():
+    given = problem()
+    truth, index = given.truth, given.test.index[:6]
+    assert isinstance(truth, GroundTruth)
+    own = truth.factors[index]
+    for part, values in enumerate(truth.part_values):
+        inside = region(truth, index, given.size, own, part)
+        for value in range(-1, len(values)):
+            other = truth.images(index, given.size, changed(own, part, value))
+            moved = (other != truth.images(index, given.size)).any(3)
+            assert not (moved & ~inside).any(), truth.part_names[part]
+        assert inside.any((1, 2)).all()
+        assert inside.mean() < 0.6
+
+
+# The oracle
+
+
+def test_the_oracle_reads_pixels_and_draws_them_again():
+    given, coin = problem(), oracle()
+    truth = given.truth
+    assert truth is not None
+    dice = np.random.default_rng(0)
+    rows = dice.permutation(len(given.test))[:12]
+    index = given.test.index[rows]
+    factors = np.stack([dice.integers(-1, len(values), 12) for values in truth.part_values], 1)
+    images = to_float(truth.images(index, given.size, factors))
+    concepts = coin.encode(images)
+    assert np.array_equal(concepts.pooled.numpy(), coin.indicators(factors))
+    assert concepts.support is not None
+    assert concepts.support[:, 0].tolist() == index.tolist()
+    torch.testing.assert_close(coin.decode(concepts), images, rtol=0, atol=0)
+    alone = coin.encode(images[3:4])
+    assert torch.equal(alone.pooled, concepts.pooled[3:4])
+
+
+def test_the_oracle_draws_a_neutral_part_at_zero_and_saturates_above_one():
+    given, coin = problem(), oracle()
+    truth = given.truth
+    assert truth is not None
+    index = given.test.index[:4]
+    concepts = coin.encode(given.test.take(np.arange(4)).images)
+    for part, start in ((0, 0), (6, sum(coin.counts[:6]))):
+        factor = torch.ones(1, coin.n_concepts)
+        factor[:, start : start + coin.counts[part]] = 0
+        neutral = to_float(truth.images(index, given.size, changed(truth.factors[index], part, -1)))
+        assert torch.equal(coin.decode(concepts.scale(factor)), neutral)
+    assert torch.equal(coin.decode(concepts.scale(3.0)), coin.decode(concepts))
+
+
+# Where there are no parts
+
+
+def test_where_parts_are_not_known_the_metrics_do_not_apply(tmp_path):
+    with pytest.raises(Unavailable, match="does not apply to planted, which cannot draw its images with other parts"):
+        planted.measure(
+            PartAlignment, planted.Planted(planted.PlantedClassifier()), planted.problem(), planted.config()
+        )
+    with pytest.raises(UsageError, match="--metrics part_use: does not apply to digits"):
+        resolve(Request(methods="flint", datasets="digits", metrics="mse,part_use"))
+    assert not {*METRICS} & {*resolve(Request(methods="flint", datasets="digits")).metrics}
+    both = resolve(Request(methods="flint", datasets="digits,birds"))
+    of = {planned.cell.dataset: planned.cell.metrics for planned in cells(both, Cache(tmp_path), tmp_path)}
+    assert {*METRICS} <= {*of["birds"]}
+    assert not {*METRICS} & {*of["digits"]}
+
+
+@pytest.mark.parametrize("name", ["part_locality", "part_use"])
+def test_the_laws_hold(name):
+    report = check.check(check.find(name), (), None)
+    assert report.passed, report.text()
+
+
+def test_all_that_need_parts_are_tried_here():
+    assert {name for name in registry.METRICS.names() if registry.METRICS.load(name).truth} == {*METRICS}
