@@ -236,6 +236,7 @@ def disentangled(samples: Float[np.ndarray, "R K 2"]) -> np.ndarray:
 class PartAlignment(Metric):
     """Mutual information of concepts and parts, and DCI."""
 
+    takes_turns = True
     specs = (INFORMATION, FOLLOWED, DISENTANGLEMENT, COMPLETENESS, INFORMATIVENESS)
     truth = True
     cost = (
