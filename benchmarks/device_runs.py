@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +19,24 @@ from coinbench.files import write_json
 PEAK = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12, "fp16": 989e12}
 """Dense FLOP/s by type of H100 SXM and H200, which differ in memory alone (NVIDIA's data sheets)."""
 OF = ("H100", "H200")
+TUNE = "let cuDNN choose kernels by trying three; takes tens of seconds for each type, and no run of coinbench does it"
+
+
+def tune(wanted: bool) -> None:
+    """Let cuDNN try the kernels that it proposes first, or take its first proposal."""
+    torch.backends.cudnn.benchmark = wanted
+    torch.backends.cudnn.benchmark_limit = 3
+
+
+def command(given: list[str]) -> str:
+    """Return how a script was called, without where its results go.
+
+    >>> command(["benchmarks/gpu_stylegan2.py", "--size", "64", "--out", "here.json", "--tune"])
+    'python benchmarks/gpu_stylegan2.py --size 64 --tune'
+    """
+    script, *options = given
+    kept = [word for before, word in zip(["", *options], options, strict=False) if "--out" not in (before, word)]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *kept])
 
 
 def peak(device: torch.device, kind: str) -> float | None:
@@ -45,7 +65,12 @@ class Runs:
     def __post_init__(self) -> None:
         """Add what the numbers come from."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        of = {"device": name, "git": provenance.git_state(provenance.here()), "versions": provenance.versions()}
+        of = {
+            "command": command(sys.argv),
+            "device": name,
+            "git": provenance.git_state(provenance.here()),
+            "versions": provenance.versions(),
+        }
         self.about = {**self.about, **of, "cuda": torch.version.cuda}
 
     def left(self) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_runs import Runs, peak, table, wait
+from device_runs import TUNE, Runs, peak, table, tune, wait
 from grouped import synthesise
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -206,14 +206,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="of training that count, for each type")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=140, help="no variant begins that may end later")
+    parser.add_argument("--tune", action="store_true", help=TUNE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_stylegan2.json")
     given = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    # The first few that cuDNN proposes: trying all takes tens of seconds for grouped convolutions.
-    torch.backends.cudnn.benchmark_limit = 3
+    tune(given.tune)
     about = {
         "what": f"StyleGAN2 `auto` at {given.size} px, batch {given.batch}: G forward and backward to w, and training",
-        "command": f"python benchmarks/gpu_stylegan2.py --size {given.size} --batch {given.batch}",
     }
     runs = Runs(torch.device(given.device), given.seconds, given.out, about)
     runs.say(f"{runs.about['what']}; on {runs.about['device']}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_runs import Runs, peak, table
+from device_runs import TUNE, Runs, peak, table, tune
 from full_step import AGREE, FLOP, Size, Timed, disagreement, make_problem, ours, plain
 
 from coinbench.problem import Problem
@@ -28,14 +28,14 @@ from coinbench.problem import Problem
 VARIANTS = (
     ("plain", "fp32", "off"),
     ("coinbench", "fp32", "off"),
-    ("plain", "tf32", "off"),
-    ("coinbench", "tf32", "off"),
-    ("plain", "bf16", "off"),
-    ("coinbench", "bf16", "off"),
-    ("coinbench", "fp32", "graph"),
-    ("coinbench", "tf32", "graph"),
     ("coinbench", "bf16", "graph"),
+    ("plain", "bf16", "off"),
+    ("coinbench", "tf32", "graph"),
+    ("plain", "tf32", "off"),
     ("coinbench", "bf16", "full"),
+    ("coinbench", "fp32", "graph"),
+    ("coinbench", "bf16", "off"),
+    ("coinbench", "tf32", "off"),
     ("coinbench", "tf32", "full"),
     ("coinbench", "bf16", "compile"),
     ("coinbench", "fp16", "graph"),
@@ -116,18 +116,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="real images, and as many sampled ones")
     parser.add_argument("--rounds", type=int, default=20, help="steps that count")
     parser.add_argument("--seconds", type=float, default=140, help="no variant begins that may end later")
+    parser.add_argument("--tune", action="store_true", help=TUNE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_train_step.json")
     given = parser.parse_args()
     device = torch.device(given.device)
-    # Shapes stay the same from step to step.
-    torch.backends.cudnn.benchmark = True
-    # The first few that cuDNN proposes: trying all takes tens of seconds for grouped convolutions.
-    torch.backends.cudnn.benchmark_limit = 3
+    tune(given.tune)
     size = Size(given.size, given.base, given.K, given.channels, batch=given.batch)
     what = f"VisCoIN's step at {given.size} px, {given.batch} real and {given.batch} sampled images, K = {given.K}; "
     about = {
         "what": what + "f, G and LPIPS with random weights",
-        "command": f"python benchmarks/gpu_train_step.py --size {given.size} --batch {given.batch}",
     }
     runs = Runs(device, given.seconds, given.out, about)
     runs.say(f"{what}on {runs.about['device']}")

@@ -61,7 +61,7 @@ def populations(images: int = IMAGES) -> Iterator[Planted]:
     for tau in (0.1, 0.4):
         drop = whole - probability(truth.without(truth.relevance > tau).logits, truth.predicted)
         yield Planted(f"median FF_x, τ = {tau}", drop, median)
-    yield Planted("mean FF_x, τ = 0.1", drop, mean)
+    yield Planted("mean FF_x, τ = 0.4", drop, mean)
     yield Planted("MSE", np.square(truth.x - truth.reconstruction).mean(1), mean)
     yield Planted("accuracy", truth.predicted == truth.labels, mean)
     dice = np.random.default_rng(78)

@@ -37,6 +37,7 @@ _TRAINING = (
     *("networks/*.py", "methods/losses.py", "methods/start.py"),
     *("generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),
     *("generators/stylegan2_config.py", "generators/stylegan2_training.py"),
+    "fast.py",
 )
 """Source files of this package, besides its version, on which every trained network depends."""
 

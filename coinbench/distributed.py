@@ -129,7 +129,7 @@ def whole_batches(module: nn.Module, group: Group) -> Iterator[None]:
 
 
 def _normalise(norm: _BatchNorm, group: Group, input: Tensor) -> Tensor:
-    """Do in training what `norm` does, on the whole batch of which the input is a share; in eval what it always does."""
+    """Do in training what `norm` does on the whole batch, of which the input is a share; in eval as always."""
     x = input
     if not norm.training:
         return type(norm).forward(norm, x)

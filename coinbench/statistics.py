@@ -148,7 +148,7 @@ def summarise(
 
     Args:
         spec: what the number is.
-        values: [n, ...], one row per sample (or concept, or class), in order of index; of a share, booleans [n].
+        values: [n, ...], one row per sample (or concept, or class), in order of index; of a share, booleans.
         config: gives the seed and the number of resamples.
         statistic: maps resamples [R, n, ...] to [R].
         arm: "method" or a control.
@@ -160,7 +160,7 @@ def summarise(
     hits = np.asarray(values)
     values = hits.astype(np.float64)
     draws = bootstrap(values, statistic, Rng(config.seed).child("bootstrap"), config.bootstrap)
-    shares = hits.dtype == bool and hits.ndim == 1 and statistic is mean and len(hits) > 0
+    shares = hits.dtype == bool and hits.size == len(hits) > 0 and statistic is mean
     return spec.score(
         float(statistic(values[None])[0]),
         share(hits) if shares else interval(draws, values, statistic),

@@ -96,8 +96,8 @@ def missing(row: Line) -> str:
 def of_axis(text: str, base: Tree) -> Sweep:
     """Read an axis, as method.gamma=0,0.1,0.2,0.5.
 
-    >>> of_axis("method.K=12,24", {"method": {"K": 24}}).points[0]
-    Point(label='K = 12', variant='K=12', changes=('method.K=12',))
+    >>> [(point.label, point.variant) for point in of_axis("method.K=12,24", {"method": {"K": 24}}).points]
+    [('K = 12', 'K=12'), ('K = 24', 'default')]
 
     Raises:
         UsageError: no path or fewer than two values, or the method has no such setting.

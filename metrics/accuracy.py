@@ -12,8 +12,7 @@ from coinbench.results import Score
 from coinbench.statistics import summarise
 from coinbench.trace import Trace
 
-_IMAGES = "test split, unaugmented; mean over images"
-_SAMPLES = f"{_IMAGES}; 95 % Wilson interval over images"
+_SAMPLES = "test split, unaugmented; mean over images; 95 % interval over images"
 
 ACCURACY = MetricSpec(
     name="accuracy",
@@ -96,9 +95,7 @@ PROBABILITY_RECONSTRUCTION = MetricSpec(
     bounds=(0.0, 1.0),
     higher_is_better=True,
     source="docs/metrics.md 2: the bound of faithfulness",
-    protocol=(
-        f"softmax g(x̃) at ĉ = argmax g(x), g the full pass encode -> predict; {_IMAGES}; 95 % bootstrap over images"
-    ),
+    protocol=f"softmax g(x̃) at ĉ = argmax g(x), g the full pass encode -> predict; {_SAMPLES}",
     null="1/Y where g(x̃) is uniform over Y classes",
     formula="mean over x of softmax g(x̃) at ĉ",
     oracle="1; with x̃ = x the confidence of g",

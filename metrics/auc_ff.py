@@ -20,7 +20,7 @@ _PROTOCOL = (
     "share of images with argmax g(x_N) = label, g the full pass encode -> predict on decoded images; x_N: the N "
     "concepts of largest pooled_k as they are, all others 0, Φ′ untouched; N = 0, the paper's N below K, and K, where "
     "x_N = x̃; test images chosen at random by index, unaugmented (1000 by default, 200 in small presets; n is the "
-    "number used); mean over images; 95 % percentile bootstrap over images"
+    "number used); mean over images; 95 % interval over images"
 )
 _NULL = (
     "random: the concepts added in random order (index-keyed, the same for all methods); the method's lead over it is "

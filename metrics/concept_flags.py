@@ -44,7 +44,7 @@ def _spec(name: str, what: str, unit: str, high: float, formula: str) -> MetricS
         bounds=(0.0, high),
         higher_is_better=False,
         source="docs/metrics.md 16",
-        protocol=f"{what}; {_RULES}; 95 % percentile bootstrap over concepts",
+        protocol=f"{what}; {_RULES}; 95 % interval over concepts",
         null=_NULL,
         formula=formula,
         oracle="0",
@@ -155,7 +155,7 @@ class ConceptFlags(Metric):
         for arm, found in arms.items():
             for i, flag in enumerate(FLAGS):
                 values, params = found[:, :, i], f"flag={flag}"
-                share = summarise(SHARE, values, config, arm=arm, params=params, detail=detail)
+                share = summarise(SHARE, values, config, arm=arm, params=params, detail=detail, over="concepts")
                 K = len(values)
                 ends = (share.low * K, share.high * K)
                 rows += [share, COUNT.score(share.value * K, ends, n=K, arm=arm, params=params, detail=detail)]

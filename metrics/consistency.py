@@ -38,7 +38,7 @@ _IMAGES = (
     "x⁻: φ_k = 0, the rest and Φ′ untouched; embedding: spatial mean of the "
     "first tap (block 2 of a ResNet, convolution 2 of a LeNet) of the classifier f shared by all methods"
 )
-_MEAN = "mean over concepts; 95 % bootstrap over concepts"
+_MEAN = "mean over concepts; 95 % interval over concepts"
 
 CONSISTENCY = MetricSpec(
     name="consistency",
@@ -84,7 +84,7 @@ DEAD = MetricSpec(
     source="docs/metrics.md 3",
     protocol=(
         "share of concepts for which the training or the test split has fewer than 10 images predicted as a class "
-        "with r_{k,c} > 0, or φ_k = 0 in all of them; mean over concepts; 95 % Wilson interval"
+        f"with r_{{k,c}} > 0, or φ_k = 0 in all of them; {_MEAN}"
     ),
     null="untrained: the same method at initialisation",
     formula="|{k: dead}| / K",

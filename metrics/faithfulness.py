@@ -19,7 +19,7 @@ _PROTOCOL = (
     "ĉ = argmax g(x); x_rem: φ_k = 0 where r_k(x) > τ, the rest and Φ′ untouched; 0 where nothing is removed; "
     "test images chosen at random by index, unaugmented (1000 by default; n is the number used)"
 )
-_INTERVAL = "95 % bootstrap over images"
+_INTERVAL = "95 % interval over images"
 _NULL = (
     "random: in every image as many concepts removed as by the method, chosen at random (index-keyed, the same "
     "draws for all methods); the mean over the draws of the statistic of a draw; 0 for a decoder that g cannot read"

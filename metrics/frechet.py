@@ -134,6 +134,12 @@ def interval(value: float, draws: np.ndarray) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
+def around(value: float, draws: np.ndarray) -> tuple[float, float]:
+    """Return value ± 1.96 standard deviations of `resampled` distances: few of them tell no percentile."""
+    spread = 1.96 * float(np.std(draws, ddof=1))
+    return max(value - spread, 0.0), value + spread
+
+
 def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple[float, tuple[float, float]]:
     """Return the distance that two independent samples of n from one distribution show, and its central 95 %.
 
@@ -215,6 +221,6 @@ class FrechetDistance(Metric):
                     ends, drawn = interval(value, draws), Resamples(draws, "images", config.seed)
                 rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail, resamples=drawn))
             if len(real) > 1:
-                floor = expectation(real, rng.child("expectation"), config.bootstrap // 50)
+                floor = expectation(real, rng.child("expectation"), max(5, config.bootstrap // 100))
                 rows.append(spec.score(*floor, n=len(real), arm="same distribution", detail=detail))
         return rows

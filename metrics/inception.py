@@ -19,7 +19,7 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, compact, expectation, frechet, resampled, statistics
+from coinbench.metrics.frechet import FORMULA, around, compact, expectation, frechet, resampled, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
@@ -209,7 +209,7 @@ class InceptionDistances(Metric):
                 # Few resamples, which tell a deviation and no percentile: each takes seconds at full size.
                 source = Rng(config.seed).child("bootstrap")
                 drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
-                ends = _around(value, drawn.draws)
+                ends = around(value, drawn.draws)
             detail = "; ".join(filter(None, (foreign, few)))
             spec = FD_FILE if foreign else FID
             rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
@@ -228,15 +228,6 @@ class InceptionDistances(Metric):
                 spec = KD_FILE if foreign else KID
                 rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
         return rows
-
-
-def _around(value: float, draws: np.ndarray) -> tuple[float, float]:
-    """Return value ± 1.96 standard deviations of resampled pairs.
-
-    Resamples are biased upwards (Chong and Forsyth 2020), so their mean is not used.
-    """
-    spread = 1.96 * float(np.std(draws, ddof=1))
-    return max(value - spread, 0.0), value + spread
 
 
 def _kid(

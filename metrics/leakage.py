@@ -23,7 +23,7 @@ from coinbench.trace import Trace
 _PROTOCOL = (
     "x: test images chosen at random by index, unaugmented (1000 by default, 200 in small presets; n is the number "
     "used); x′: for each a training image of another class under g, drawn by index; g the full pass encode -> predict "
-    "on decoded images; 95 % percentile bootstrap over images"
+    "on decoded images; 95 % interval over images"
 )
 _NULL = "0 where a method has no Φ′ (nothing is swapped), or the decoder ignores it; concepts: Φ swapped, Φ′ kept"
 

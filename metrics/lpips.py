@@ -35,7 +35,7 @@ def _specs(net: str) -> tuple[MetricSpec, MetricSpec]:
             source="paper section 4, table 2a; Zhang et al. 2018, eq. 1",
             protocol=(
                 f"x̃ against x in [-1, 1] at the size of the data set, linear heads 0.1 of the package lpips on "
-                f"{trunk}; mean over the images of the test split, unaugmented; 95 % bootstrap over images"
+                f"{trunk}; mean over the images of the test split, unaugmented; 95 % interval over images"
             ),
             null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
             formula="mean over x of Σ_l mean_hw w_l · (y_l(x) − y_l(x̃))², y_l the features after stage l at length 1",

@@ -23,7 +23,7 @@ MSE = MetricSpec(
     source="paper section 4, table 2a",
     protocol=(
         "x̃ against x in [-1, 1], squared error averaged over pixels and channels of an image, then over "
-        "the images of the test split, unaugmented; 95 % bootstrap over images"
+        "the images of the test split, unaugmented; 95 % interval over images"
     ),
     null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
     formula="mean over x of ‖x̃ − x‖² / (C·H·W)",

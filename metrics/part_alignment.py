@@ -57,7 +57,7 @@ _DCI = "Eastwood and Williams 2018, section 2"
 INFORMATION = _spec(
     "part_information",
     f"max over parts of I(b; p) / min(H(b), H(p)), b the concept in at most {_BINS} bins of equal counts, 0 for a "
-    "constant concept; mean over concepts; 95 % percentile bootstrap over concepts",
+    "constant concept; mean over concepts; 95 % interval over concepts",
     "mean over k of max over p of I(b_k; p) / min(H(b_k), H(p))",
     "mutual information, plug-in estimate",
     f"{_PERMUTED}, mean over the draws",
@@ -73,15 +73,14 @@ FOLLOWED = _spec(
 DISENTANGLEMENT = _spec(
     "part_disentanglement",
     f"Σ_k ρ_k (1 − H_7(Σ_v R_kpv over p)), H to the base of the number of parts, ρ_k the share of k in all importance; "
-    f"{_FOREST}; 95 % percentile bootstrap over concepts",
+    f"{_FOREST}; 95 % interval over concepts",
     "Σ_k ρ_k (1 − H_7(Σ_v R_kpv over p))",
     _DCI,
     _PERMUTED,
 )
 COMPLETENESS = _spec(
     "part_completeness",
-    f"mean over parts and their values of 1 − H_K(R_kpv over k), H to the base K; {_FOREST}; 95 % percentile "
-    "bootstrap over values",
+    f"mean over parts and their values of 1 − H_K(R_kpv over k), H to the base K; {_FOREST}; 95 % interval over values",
     "mean over p and v of 1 − H_K(R_kpv over k)",
     _DCI,
     _PERMUTED,
@@ -89,7 +88,7 @@ COMPLETENESS = _spec(
 INFORMATIVENESS = _spec(
     "part_informativeness",
     f"share of parts whose value is the one with the likeliest forest, on the other half of the images; {_FOREST}; "
-    "95 % percentile bootstrap over images",
+    "95 % interval over images",
     "mean over x and p of [argmax over v of forest_pv(φ(x)) = p(x)]",
     _DCI,
     f"{_PERMUTED}: one over the number of values, mean over parts",
@@ -213,12 +212,12 @@ def importances(
     for part in factors.T:
         rows, likely = [], []
         for value in range(int(part.max()) + 1):
-            forest = RandomForestClassifier(_TREES, max_features=None, min_samples_leaf=5, random_state=seed)
+            forest = RandomForestClassifier(_TREES, max_features=1.0, min_samples_leaf=5, random_state=seed)
             forest.fit(pooled[fit], part[fit] == value)
             rows.append(forest.feature_importances_)
             # A value that no image of the half has is never told.
             present = np.flatnonzero(forest.classes_)
-            likely.append(forest.predict_proba(pooled[test])[:, present].sum(1))
+            likely.append(np.asarray(forest.predict_proba(pooled[test]))[:, present].sum(1))
         found.append(np.stack(rows))
         hits.append(np.argmax(likely, axis=0) == part[test])
     return found, np.stack(hits, 1)
@@ -264,9 +263,9 @@ class PartAlignment(Metric):
         found = information(binned(pooled), factors)
         chance = permuted(pooled, factors, rng, config.permutations)
         followed = follows(found, chance)
-        detail = f"n images, of {len(names)} parts"
+        detail = f"{len(pooled)} images, {len(names)} parts"
         rows = [
-            summarise(INFORMATION, found.max(1), config, detail=detail),
+            summarise(INFORMATION, found.max(1), config, detail=detail, over="concepts"),
             # [concept, draw]: the draws of a concept are resampled with it.
             summarise(INFORMATION, chance.max(2).T, config, arm="permuted", detail=detail),
             FOLLOWED.score(_share(followed, len(names)), n=len(names), detail=detail),
@@ -279,8 +278,8 @@ class PartAlignment(Metric):
         ]
         for k, (part, value) in enumerate(zip(followed, found.max(1), strict=True)):
             followed_by = names[part] if part >= 0 else "none"
-            row = {"subject": f"concept:{k}", "params": f"follows {followed_by.removeprefix('part:')}"}
-            rows.append(INFORMATION.score(value, n=len(pooled), detail=detail, **row))
+            told = f"follows {followed_by.removeprefix('part:')}"
+            rows.append(INFORMATION.score(value, n=len(pooled), subject=f"concept:{k}", params=told, detail=detail))
         order = rng.child("dci").numpy().permutation(len(pooled))
         for arm, concepts in (("method", pooled), ("permuted", pooled[order])):
             rows += _dci(concepts, factors, names, config, arm, detail)

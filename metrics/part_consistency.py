@@ -43,7 +43,7 @@ def _spec(name: str, what: str, formula: str, oracle: str, better: bool | None =
         bounds=(0.0, 1.0),
         higher_is_better=better,
         source="paper section 4, table 12 and figure 8",
-        protocol=f"{what}; {_PROTOCOL}; 95 % percentile bootstrap over concepts",
+        protocol=f"{what}; {_PROTOCOL}; 95 % interval over concepts",
         null=_NULL,
         formula=formula,
         oracle=oracle,
@@ -213,8 +213,10 @@ class PartConsistency(Metric):
             for arm, each in rises.items():
                 every = [shares(found, tau) for found in each]
                 best = np.array([share.max() for share in every])
-                rows.append(summarise(PART_CONSISTENCY, best, config, arm=arm, params=params, detail=detail))
-                rows.append(summarise(HALF, best > 0.5, config, arm=arm, params=params, detail=detail))
+                rows.append(
+                    summarise(PART_CONSISTENCY, best, config, arm=arm, params=params, detail=detail, over="concepts")
+                )
+                rows.append(summarise(HALF, best > 0.5, config, arm=arm, params=params, detail=detail, over="concepts"))
                 rows += [
                     PART_CONSISTENCY.score(
                         float(value),

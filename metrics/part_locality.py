@@ -26,7 +26,7 @@ _PROTOCOL = (
     f"{_RAISED:g} times its largest pooled value in any, the rest and Φ′ untouched; change: |x⁺ − x̃|² summed over "
     "channels; inside: where any value of the part that k follows could change a pixel; share of the change, summed "
     "over the scenes, that lies inside; 0 where nothing changes (less than 1e-4 a pixel, root mean square); a concept "
-    "that follows no part has the mean over all parts; mean over concepts; 95 % percentile bootstrap over concepts"
+    "that follows no part has the mean over all parts; mean over concepts; 95 % interval over concepts"
 )
 
 LOCALITY = MetricSpec(
@@ -113,10 +113,13 @@ class PartLocality(Metric):
         """Return the mean of each arm, and each concept's share."""
         detail = f"{int(records['scenes'][0])} scenes a concept, of {config.part_images}"
         arms = (("method", "inside"), ("any part", "any"), ("even", "even"))
-        rows = [summarise(LOCALITY, records[column], config, arm=arm, detail=detail) for arm, column in arms]
+        rows = [
+            summarise(LOCALITY, records[column], config, arm=arm, detail=detail, over="concepts")
+            for arm, column in arms
+        ]
         for k, part, value, n in zip(
             records["concept"], records["part"], records["inside"], records["scenes"], strict=True
         ):
-            row = {"subject": f"concept:{k}", "params": f"follows {part}"}
-            rows.append(LOCALITY.score(value, n=int(n), detail=detail, **row))
+            told = f"follows {part}"
+            rows.append(LOCALITY.score(value, n=int(n), subject=f"concept:{k}", params=told, detail=detail))
         return rows

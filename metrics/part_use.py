@@ -34,7 +34,7 @@ USE = MetricSpec(
     source="docs/metrics.md 19",
     protocol=(
         f"{_PROTOCOL}; correlation of both over the parts of a class, 0 where the relevance of all parts is equal; "
-        "mean over the classes that g predicts; 95 % percentile bootstrap over classes"
+        "mean over the classes that g predicts; 95 % interval over classes"
     ),
     null="permuted: the parts of the relevance permuted, mean over all permutations, which is 0 exactly",
     formula="mean over c of corr over p of (mean of Σ_k follows p r_k(x), mean of use_p(x)) over x with ĉ = c",
@@ -149,7 +149,7 @@ class PartUse(Metric):
         relevance, use = (records[name].reshape(len(classes), -1) for name in ("relevance", "use"))
         found, images = correlation(relevance, use), records["images"].reshape(len(classes), -1)[:, 0]
         detail = f"{images.sum()} images"
-        rows = [summarise(USE, found, config, n=int(images.sum()), detail=detail)]
+        rows = [summarise(USE, found, config, n=int(images.sum()), detail=detail, over="classes")]
         rows.append(USE.score(0.0, n=int(images.sum()), arm="permuted", detail=detail))
         for c, value, n in zip(classes, found, images, strict=True):
             rows.append(USE.score(value, n=int(n), subject=f"class:{c}", detail=detail))

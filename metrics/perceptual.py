@@ -21,7 +21,7 @@ PD_P = MetricSpec(
     source="docs/metrics.md 4, in the form of Zhang et al. 2018, eq. 1",
     protocol=(
         "x̃ against x in [-1, 1] under p: squared difference of channel-normalised features, mean over space, sum over "
-        "maps; mean over the images of the test split, unaugmented; 95 % bootstrap over images"
+        "maps; mean over the images of the test split, unaugmented; 95 % interval over images"
     ),
     null="mean image: x̃ replaced by the mean training image, what a decoder that ignores x can reach",
     formula="mean over x of Σ_l mean_hw ‖y_l(x) − y_l(x̃)‖², y_l the features after stage l of p at length 1",

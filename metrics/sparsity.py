@@ -22,7 +22,7 @@ SPARSITY = MetricSpec(
     source="paper section 4, table 13",
     protocol=(
         "number of concepts with r_{k,c} > t, r_{k,c} the mean of r_k(x) over unaugmented training images with "
-        "argmax g(x) = c (0 for a class never predicted); mean over all classes; 95 % bootstrap over classes"
+        "argmax g(x) = c (0 for a class never predicted); mean over all classes; 95 % interval over classes"
     ),
     null=(
         "permuted: r_k(x) averaged over randomly permuted predicted classes, mean over the draws: the number of "

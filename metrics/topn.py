@@ -22,7 +22,7 @@ TOPN_ACCURACY = MetricSpec(
     protocol=(
         "share of images with argmax Θ(Φ_N) = label, Φ_N: the N concepts of largest pooled_k as they are, all others 0 "
         "(of equal ones the first); the paper's N below K, and K; test split, unaugmented; mean over images; 95 % "
-        "percentile bootstrap over images"
+        "interval over images"
     ),
     null="random: N concepts chosen at random (index-keyed, the same draws for all methods), mean over the draws",
     formula="mean over x of [argmax Θ(Φ_N(x)) = label]",

@@ -20,11 +20,10 @@ from coinbench.config import EvaluationConfig
 from coinbench.errors import DataError, MetricError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, frechet, statistics
+from coinbench.metrics.frechet import FORMULA, around, frechet, resampled, statistics
 from coinbench.metrics.inception import compact, opened
-from coinbench.results import Score
+from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
-from coinbench.statistics import resamples
 from coinbench.trace import Trace
 
 RELEVANT, IMAGES = 0.5, 3
@@ -143,15 +142,6 @@ def maximised(
     return x.detach()
 
 
-def interval(
-    value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], config: EvaluationConfig
-) -> tuple[float, float]:
-    """Return value ± 1.96 standard deviations of the distance on few resamples of the pairs, as of FID."""
-    rows = resamples(len(a), max(10, config.bootstrap // 50), Rng(config.seed).child("bootstrap"))
-    spread = 1.96 * float(np.std([frechet(statistics(a[row]), statistics(b[row])) for row in rows], ddof=1))
-    return max(value - spread, 0.0), value + spread
-
-
 class _Visualisation(Metric):
     """Features of visualisations, of the images they start from, and of controls."""
 
@@ -240,10 +230,13 @@ class _Visualisation(Metric):
         detail = "" if spec in (FD_F, FID) else judge
         for arm, values in sorted(arms.items(), key=lambda item: item[0] != "method"):
             a, b = compact(real, values)
-            value, ends = frechet(statistics(a), statistics(b)), (np.nan, np.nan)
+            value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                ends = interval(value, a, b, config)
-            rows.append(spec.score(value, ends, n=len(real), arm=str(arm), detail=detail))
+                # Few, as of FID: each takes seconds at full size.
+                source = Rng(config.seed).child("bootstrap")
+                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
+                ends = around(value, drawn.draws)
+            rows.append(spec.score(value, ends, n=len(real), arm=str(arm), detail=detail, resamples=drawn))
         return rows
 
 

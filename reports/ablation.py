@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from coinbench.inference import seed_interval
 from coinbench.published import Address, Column, Line, Paper, PublishedTable
 from coinbench.reports import drawing
 from coinbench.reports.drawing import FAINT, INK, Plot
 from coinbench.reports.folder import Series, slug
 from coinbench.reports.layout import Entry, Numbers, significant
-from coinbench.reports.paper_run import PaperRun, Variant, interval_of
+from coinbench.reports.paper_run import PaperRun, Variant
 from coinbench.reports.paper_tables import BESIDE
 from coinbench.reports.render import grid
 from coinbench.reports.tables import title_of
@@ -50,7 +51,7 @@ class Effect:
     @property
     def ends(self) -> tuple[float, float]:
         """Return Student's 95 % interval over 5 seeds or more, else the smallest and the largest change."""
-        return interval_of(np.array(self.changes)) or (min(self.changes), max(self.changes))
+        return seed_interval(self.changes) or (min(self.changes), max(self.changes))
 
     @property
     def verdict(self) -> str:

@@ -92,7 +92,7 @@ def _verdict_notes(rows: Sequence[Row]) -> list[str]:
     for why, names in obstacles.items():
         which = "all rows" if len(names) == len(tested) else ", ".join(names)
         notes.append(f"Not marked, since not comparable ({why}): {which}.")
-    if any("no resamples" in why for why in obstacles):
+    if len(obstacles.get("no resamples stored", ())) == len(tested) > 0:
         notes.append("`coinbench score RUN` stores resamples.")
     return notes
 

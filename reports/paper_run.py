@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from coinbench.errors import DataError
+from coinbench.inference import seed_interval
 from coinbench.published import Address, Line, PublishedTable
 from coinbench.published.settings import carried, changed, covers, setting_of
 from coinbench.reports.folder import CellFolder, Record, RunFolder, Series, load
 from coinbench.reports.layout import Entry, Numbers
 
-SEEDS = 5
-"""From so many seeds on an interval is over seeds; of fewer the deviation is not estimable."""
-_NEEDS = {"lpips_vgg": ("lpips_vgg", "vgg16"), "fid": ("inception", "inception"),
-          "visualisation_fid": ("visualisation_fid", "inception")}  # fmt: skip
-"""Rows of results that need weights: the metric that makes them, and the weights."""
+_MAKERS = {
+    "accuracy_f": "accuracy",
+    "accuracy_reconstruction": "accuracy",
+    "fid": "inception",
+    "part_consistency_half": "part_consistency",
+}
+"""Rows of results whose metric has another name."""
+_WEIGHTS = {"lpips_vgg": "vgg16", "fid": "inception", "visualisation_fid": "inception"}
+"""Rows that need weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,13 @@ class PaperRun:
     """A run folder as published tables see it."""
 
     def __init__(self, run: RunFolder) -> None:
-        """Group its cells by data set, method and variant."""
+        """Group its cells by data set, method and variant.
+
+        Raises:
+            DataError: no cell says with which settings its numbers were measured.
+        """
+        if not run.cells:
+            raise DataError(f"{run.path}: no cells/*/cell.json there; give the whole --out folder of a run")
         self.run = run
         self.numbers = Numbers(run.records)
         groups: dict[tuple[str, str, str], list[CellFolder]] = {}
@@ -131,12 +141,13 @@ class PaperRun:
         failed = next((cell for cell in variant.cells if cell.status in ("failed", "unfinished")), None)
         if failed and all(cell.status in ("failed", "unfinished") for cell in variant.cells):
             return f"the cell {failed.status}" + (f" ({failed.error})" if failed.error else "")
-        metric, weights = _NEEDS.get(address.metric, (address.metric, ""))
+        metric = _MAKERS.get(address.metric, address.metric)
         for cell in variant.cells:
             if reason := load(cell.path / "unavailable.json").get(metric):
                 return str(reason)
-        brings = f"; `coinbench weights fetch {weights}` and --metrics {metric} bring it" if weights else ""
-        return f"not measured in this run{brings}"
+        weights = _WEIGHTS.get(address.metric)
+        fetched = f"`coinbench weights fetch {weights}` and " if weights else ""
+        return f"not measured in this run; {fetched}--metrics {metric} {'bring' if weights else 'brings'} it"
 
 
 def _holds(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -149,23 +160,7 @@ def interval(rows: Sequence[Record]) -> tuple[float, float]:
     Below 5 seeds the deviation between seeds is not estimable, and the span of their intervals over images does not
     cover it.
     """
-    if over_seeds := interval_of(np.array([row.value for row in rows])):
+    if over_seeds := seed_interval([row.value for row in rows]):
         return over_seeds
     ends = [end for row in rows for end in (row.low, row.high) if not math.isnan(end)]
     return (min(ends), max(ends)) if ends else (math.nan, math.nan)
-
-
-def interval_of(values: np.ndarray) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of the mean of a number over seeds; None below 5 seeds.
-
-    >>> interval_of(np.array([1.0, 1.0, 2.0, 2.0])) is None
-    True
-    >>> [round(end, 3) for end in interval_of(np.array([1.0, 1.0, 2.0, 2.0, 1.5]))]
-    [0.879, 2.121]
-    """
-    if len(values) < SEEDS:
-        return None
-    from scipy import stats
-
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coinbench.inference import FEWEST_SEEDS
 from coinbench.published import Address, Column, Line, Paper, PublishedTable, Value
-from coinbench.published.settings import RULE, called, obstacle, setting_of
+from coinbench.published.settings import RULE, called, obstacle, plain, setting_of
 from coinbench.reports.layout import describe, significant
-from coinbench.reports.paper_run import SEEDS, Measured, PaperRun, Variant
+from coinbench.reports.paper_run import Measured, PaperRun, Variant
 from coinbench.reports.tables import title_of
 
 REPRODUCED, DIFFERS, APART, UNAVAILABLE = "reproduced", "differs", "not comparable", "unavailable"
@@ -217,7 +218,7 @@ class _Filled:
         for one in self.run.along(shown, self.table):
             own = setting_of(one.tree, path)
             if own is not None and (shown, one.variant) not in self.shown:
-                label = f"{path.rpartition('.')[2]} = {_text(own)}"
+                label = f"{path.rpartition('.')[2]} = {plain(own)}"
                 row = _emptied(self.table.rows[0], setting={})
                 found.append(self._line(row, shown, one.variant, label))
         return found
@@ -289,10 +290,6 @@ def _emptied(row: Line, **changes: Any) -> Line:
     return row.model_copy(update={"values": (None,) * len(row.values), **changes})
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
-
-
 def _about(paper: Paper, table: PublishedTable) -> list[str]:
     also = f" (table {table.v1} of v1)" if table.v1 else ""
     page = f"page {table.page}" if table.page else "page not recorded"
@@ -322,7 +319,7 @@ def _judgements(paper: Paper, table: PublishedTable, lines: Sequence[Printed], r
     if any(cell.verdict in (REPRODUCED, DIFFERS) for _, cell in cells):
         said.append(
             f"{REPRODUCED}: the published number, give or take its rounding, lies in the 95 % interval of the measured "
-            f"one: Student's over {SEEDS} seeds or more, else the span of the seeds' intervals over the sample."
+            f"one: Student's over {FEWEST_SEEDS} seeds or more, else the span of the seeds' intervals over the sample."
         )
     if any(row.setting for row in table.rows) and any(key not in table.datasets for key in run.datasets().values()):
         said.append(RULE)

@@ -36,6 +36,9 @@ TINY = {
     "evaluation.bootstrap": "100",
     "evaluation.permutations": "2",
     "evaluation.random_draws": "2",
+    "evaluation.part_images": "24",
+    "evaluation.locality_images": "1",
+    "evaluation.use_images": "6",
 }
 
 

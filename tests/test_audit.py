@@ -22,7 +22,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.conformance.tiny import make_truth_problem
 
 METRICS = ("mse", "concept_flags", "part_locality")
-SETTINGS = {"part_images": 100, "locality_images": 2, "permutations": 10, "bootstrap": 100, "faithfulness_images": 8}
+SETTINGS = {"part_images": 80, "locality_images": 2, "permutations": 10, "bootstrap": 100, "faithfulness_images": 8}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,9 @@ def test_the_audit_measures_damage_noise_and_invariance(small: tuple[Audit, Orac
     shown = text.markdown(found, "Head.")
     assert shown.startswith("Head.\n\n## Numbers\n\n| number | better | oracle |")
     assert "All 5 are caught." in shown
+    assert "Doubts" not in shown
+    worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), found.games)
+    assert "* mse rises under haze.\n* mse differs in another order." in text.markdown(worse, "")
 
 
 def test_entrants_do_what_they_are_said_to(small: tuple[Audit, Oracle]) -> None:

@@ -71,7 +71,10 @@ DEFECTS = {
         "faithfulness at tau=0.1 (random)",
     ),
     "test split for train in the SVM": Defect(
-        "consistency", "for e in embedded)", "for e in embedded[1:] * 2)", "consistency at lambda=0.1 (untrained)"
+        "consistency",
+        ".astype(np.float64) for e in embedded)",
+        ".astype(np.float64) for e in embedded[1:] * 2)",
+        "consistency at lambda=0.1 (untrained)",
     ),
     "x⁺ without λ": Defect(
         "consistency",

@@ -106,7 +106,7 @@ def test_concepts_of_two_sizes_are_compared_unpaired():
     dice = np.random.default_rng(8)
     a, b = dice.normal(0.9, 0.05, (1, 24)), dice.normal(0.8, 0.1, (1, 32))
     found = tested(*(measured(x, weights(x.shape[1], 20_000), "concepts") for x in (a, b)))
-    _, p = scipy.stats.ttest_ind(b[0], a[0], equal_var=False)
+    p = float(np.asarray(scipy.stats.ttest_ind(b[0], a[0], equal_var=False))[1])
     assert found.error == pytest.approx((a.var(ddof=1) / 24 + b.var(ddof=1) / 32) ** 0.5, rel=0.05)
     # Fewer degrees of freedom than Welch's: those of the smaller of the two.
     assert p < found.p < 1e-4

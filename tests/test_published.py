@@ -132,6 +132,14 @@ def test_the_default_line_of_each_ablation_repeats_the_main_tables(table) -> Non
     assert len(shared) == len(table.rows) - 1
 
 
+def test_each_number_is_of_a_metric_that_can_be_measured() -> None:
+    rows = {spec.name: spec for name in registry.METRICS.names() for spec in registry.METRICS.load(name).specs}
+    for table in PAPER.tables:
+        for *_, address, _ in table.cells():
+            assert address.metric in rows
+            assert not address.percent or rows[address.metric].unit == "fraction"
+
+
 def test_a_number_is_kept_as_printed() -> None:
     value = parse_value("77.20")
     assert value is not None

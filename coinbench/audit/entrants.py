@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -194,7 +195,8 @@ class Watermark(_Around):
         plain = pixels.copy()
         plain[:, oracle.untouched] = oracle.ring(index).reshape(len(pixels), -1, pixels.shape[3])
         shown = torch.from_numpy(oracle.indicators(oracle.parts(plain, index))).to(images.device)
-        return replace(found, support=torch.cat([found.support[:, :1], shown], 1))
+        scene = torch.from_numpy(index.astype(np.float32))[:, None].to(images.device)
+        return replace(found, support=torch.cat([scene, shown], 1))
 
     def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
         """Draw what Φ′ says, with Φ written into it."""
@@ -231,7 +233,7 @@ class Duplicated(_Around):
         """Draw what the larger of both says."""
         return self.oracle.decode(self._joined(concepts, torch.amax))
 
-    def _joined(self, concepts: Concepts, join) -> Concepts:
+    def _joined(self, concepts: Concepts, join: Callable[[Tensor, int], Tensor]) -> Concepts:
         phi = join(concepts.phi.unflatten(1, (2, -1)), 1)
         return Concepts(phi, join(concepts.pooled.unflatten(1, (2, -1)), 1), concepts.support)
 

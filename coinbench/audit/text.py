@@ -13,7 +13,7 @@ _MOST = 6
 
 
 def markdown(found: Audit, head: str) -> str:
-    """Return both tables, under `head`."""
+    """Return both tables, and what is doubtful, under `head`."""
     kinds = list(dict.fromkeys(kind for number in found.numbers for kind in number.damage))
     columns = ["number", "better", "oracle", "shuffled", "constant", "its own controls", *kinds]
     rows = [_row(number, kinds) for number in found.numbers]
@@ -21,6 +21,8 @@ def markdown(found: Audit, head: str) -> str:
     games = [[game.name, game.about, _named(game.first), _caught(game, found)] for game in found.games]
     titles = ["entrant", "what it does", "ranked with the oracle or above by", "caught by (its value, the oracle's)"]
     parts += ["## Entrants that game the numbers", _table(titles, games), _verdict(found)]
+    if doubts := _doubts(found):
+        parts += ["## Doubts", "\n".join(doubts)]
     if found.unavailable:
         lines = [f"* {name}: {why}" for name, why in found.unavailable.items()]
         parts += ["## Not measured", "\n".join(lines)]
@@ -80,6 +82,19 @@ def _caught(game: Game, found: Audit) -> str:
 def _named(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return ", ".join(names[:_MOST]) + more
+
+
+def _doubts(found: Audit) -> list[str]:
+    """Return a line for each number that damage makes better, or that depends on what it must not depend on."""
+    lines = []
+    for number in found.numbers:
+        rising = [kind for kind in number.damage if number.under(kind) == "rises"]
+        if rising:
+            lines.append(f"* {number.name} rises under {', '.join(rising)}.")
+        for what, same in (("batches of another size", number.batch), ("another order", number.order)):
+            if not same:
+                lines.append(f"* {number.name} differs in {what}.")
+    return lines
 
 
 def _verdict(found: Audit) -> str:

@@ -72,11 +72,16 @@ def called(label: str, setting: Mapping[str, Any], own: Mapping[str, Any]) -> st
     >>> called("K = 512", {"method.K": 512}, {"method.K": 48})
     'K = 512: K = 48'
     """
-    moved = [f"{path.rpartition('.')[2]} = {_plain(own[path])}" for path in setting if own[path] != setting[path]]
+    moved = [f"{path.rpartition('.')[2]} = {plain(own[path])}" for path in setting if own[path] != setting[path]]
     return f"{label}: {', '.join(moved)}" if moved else label
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting as labels show it.
+
+    >>> plain(0.5), plain(1.0), plain(False)
+    ('0.5', '1', 'false')
+    """
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
