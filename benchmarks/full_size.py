@@ -78,10 +78,12 @@ def _inception() -> dict[str, torch.Tensor]:
         return Drawn("drawn", ["2048"], feature_extractor_weights_path=empty.name).state_dict()
 
 
-def command(name: str, root: Path, out: Path, weights: dict[str, Path]) -> list[str]:
+def command(name: str, root: Path, out: Path, weights: dict[str, Path], methods: str = METHODS) -> list[str]:
     """Return the command of the run."""
     given = [f"data.root={root.absolute()}", *SETS, *(f"{key}={path}" for key, path in weights.items())]
-    words = ["--methods", METHODS, "--dataset", name, "--limit", "2", "--out", str(out), "--cache", str(out / "cache")]
+    # Settings of methods that are left out would be refused.
+    given = [text for text in given if not text.startswith("methods.") or text.split(".")[1] in methods.split(",")]
+    words = ["--methods", methods, "--dataset", name, "--limit", "2", "--out", str(out), "--cache", str(out / "cache")]
     return [sys.executable, "-m", "coinbench", "run", *words, *(w for text in given for w in ("--set", text))]
 
 
@@ -129,11 +131,12 @@ def main() -> None:
     parser.add_argument("name", choices=("cub200", "celebahq", "stanfordcars"))
     parser.add_argument("--root", type=Path, required=True, help="the data set or a part of it, prepared")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, made anew")
+    parser.add_argument("--methods", default=METHODS, help="viscoin among them")
     given = parser.parse_args()
     generator: Any = getattr(presets, given.name)(("viscoin",)).problem.generator
     with tempfile.TemporaryDirectory() as folder:
         weights = files(Path(folder), settle(generator, SIZE).depth)
-        done = subprocess.run(command(given.name, given.root, given.out, weights))
+        done = subprocess.run(command(given.name, given.root, given.out, weights, given.methods))
         if done.returncode:
             sys.exit(done.returncode)
         cells = {read_json(path)["method"]["name"]: path.parent for path in given.out.glob("cells/*/cell.json")}
