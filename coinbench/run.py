@@ -45,12 +45,7 @@ class Finished:
 
 
 def run(
-    config: RunConfig,
-    out: Path,
-    cache: Cache,
-    executor: Executor,
-    display: Display,
-    force: tuple[str, ...] = (),
+    config: RunConfig, out: Path, cache: Cache, executor: Executor, display: Display, force: tuple[str, ...] = ()
 ) -> Finished:
     """Bring every cell to its end and report; finished cells are kept, cut ones continue.
 

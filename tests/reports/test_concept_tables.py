@@ -96,7 +96,7 @@ def test_the_curves_of_few_concepts_are_drawn_beside_random_ones(tmp_path: Path)
     images = gallery.read_all(run, [Series("flint", "default", "FLINT")])
     (plot,) = [plot for plot in figures.plots(run, images) if plot.kind == "few"]
     (axes,) = [axes for axes in plot.draw().axes if axes.lines]
-    lines = {line.get_linestyle(): line.get_xydata() for line in axes.lines}
+    lines = {line.get_linestyle(): np.asarray(line.get_xydata()) for line in axes.lines}
     np.testing.assert_allclose(lines["-"], [[4, 0.2], [12, 0.6]])
     np.testing.assert_allclose(lines["--"], [[4, 0.1], [12, 0.3]])
 
