@@ -48,7 +48,7 @@ def extended(problem: Problem, n: int, cell: Cell) -> Problem:
     pixels = source.images(index, cell.data.size)
     test = replace(problem.test, pixels=pixels, large=pixels, labels=source.labels[index], index=index)
     assert problem.parts is not None
-    return replace(problem, test=test, parts=replace(problem.parts, source=source))
+    return replace(problem, test=test, truth=source, parts=replace(problem.parts, source=source))
 
 
 class Clock:

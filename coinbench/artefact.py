@@ -24,6 +24,7 @@ from coinbench.pretrain import WEIGHTS, load_problem
 from coinbench.problem import Problem
 from coinbench.rng import Rng
 from coinbench.specs import MethodSpec
+from coinbench.training import MICRO_BATCH
 
 
 def fit_rng(cell: Cell) -> Rng:
@@ -106,7 +107,7 @@ class Artefact:
             for source in stages:
                 shutil.copytree(source, partial, dirs_exist_ok=True)
             write_json(partial / "cell.json", cell.model_dump(mode="json"))
-            write_json(partial / "provenance.json", {**origin, "seconds": _seconds(partial)})
+            write_json(partial / "provenance.json", {**origin, **_told(partial), "seconds": _seconds(partial)})
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(partial, self.path)
         except OSError as error:
@@ -123,7 +124,7 @@ def origin(spec: MethodSpec, problem: Problem) -> dict[str, Any]:
     name = f"{torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else "CPU"
     return {
         "title": spec.title,
-        "device": name,
+        "device": name if problem.group.size == 1 else f"{problem.group.size} x {name}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": provenance.git_state(provenance.here()),
         "versions": provenance.versions(),
@@ -140,6 +141,15 @@ def _made_with(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: does not say what f and G were ({error}); delete {path.parent} and run the same command again"
         ) from error
+
+
+def _told(folder: Path) -> dict[str, int]:
+    """Return the images that a training with --auto-batch came to compute at a time; nothing of another one."""
+    try:
+        header, *_, last = (folder / "train.csv").read_text(encoding="utf-8").splitlines()
+        return {MICRO_BATCH: int(dict(zip(header.split(","), last.split(","), strict=True))[MICRO_BATCH])}
+    except (OSError, ValueError, KeyError):  # as in `_seconds`, or without --auto-batch
+        return {}
 
 
 def _seconds(folder: Path) -> dict[str, float | None]:

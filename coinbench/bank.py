@@ -71,6 +71,14 @@ def class_means(values: Float[Tensor, "N K"], classes: Int[Tensor, "N"], n_class
 
 
 @torch.no_grad()
-def build_bank(coin: CoIN, problem: Problem, batches: Iterable[Batch]) -> ConceptBank:
-    """Run a CoIN over the batches of a split and keep its concepts."""
-    return ConceptBank.of(Trace(coin, problem, batch) for batch in batches)
+def build_bank(coin: CoIN, problem: Problem, batches: Iterable[Batch], *, turns: bool = False) -> ConceptBank:
+    """Run a CoIN over the batches of a split and keep its concepts.
+
+    Args:
+        coin: the network.
+        problem: gives f, on whose taps it may stand.
+        batches: of a split.
+        turns: they are those of this process's turns, and the bank is that of all processes.
+    """
+    own = (ConceptBank.of([Trace(coin, problem, batch)]) for batch in batches)
+    return ConceptBank.join(problem.group.join(own) if turns else list(own))

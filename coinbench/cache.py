@@ -62,28 +62,35 @@ class Cache:
         """Return the folder of a stage, made by `make` in a log of its own if it is not there yet.
 
         A begun folder stays when `make` is cut short, so that its checkpoint is continued; it becomes the finished
-        one by a rename. A second process waits for the first.
+        one by a rename. A second process waits for the first. The processes of a group make it together, each in its
+        own call; the first one of them does what concerns the folder.
 
         Raises:
             Busy: another process makes it, and `wait` is False.
             CoinbenchError: the cache cannot be written.
         """
-        final = self.path(kind, digest)
-        if final.is_dir():
+        final, group = self.path(kind, digest), log.group
+        if group.lead(final.is_dir):
             return final
         partial = final.with_name(f"{digest}.partial")
-        with self.lock(kind, digest, log.at(kind, partial), wait=wait):
-            if not final.is_dir():
-                with self._writing():
-                    partial.mkdir(exist_ok=True)
+        with group.leading(lambda: self.lock(kind, digest, log.at(kind, partial), wait=wait)):
+            if not group.lead(final.is_dir):
+                group.lead(lambda: self._begin(partial))
                 make(log.at(kind, partial))
-                with self._writing():
-                    (partial / CHECKPOINT).unlink(missing_ok=True)
-                    for leftover in partial.glob(".*"):
-                        # A writer that was killed left its temporary file.
-                        leftover.unlink()
-                    os.replace(partial, final)
+                group.lead(lambda: self._finish(partial, final))
         return final
+
+    def _begin(self, partial: Path) -> None:
+        with self._writing():
+            partial.mkdir(exist_ok=True)
+
+    def _finish(self, partial: Path, final: Path) -> None:
+        with self._writing():
+            (partial / CHECKPOINT).unlink(missing_ok=True)
+            for leftover in partial.glob(".*"):
+                # A writer that was killed left its temporary file.
+                leftover.unlink()
+            os.replace(partial, final)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -20,10 +20,12 @@ from coinbench.cli_gate import gate
 from coinbench.cli_info import Offline, data_app, info, ls
 from coinbench.cli_options import (
     AsJson,
+    AutoBatch,
     CacheRoot,
     ConfigFile,
     Datasets,
     Device,
+    Devices,
     Jobs,
     Limit,
     Methods,
@@ -83,6 +85,8 @@ def run(
     out: Out = None,
     cache: CacheRoot = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    auto_batch: AutoBatch = False,
     jobs: Jobs = 1,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
@@ -107,20 +111,34 @@ def run(
         print(json.dumps(resolved.model_dump(mode="json"), indent=2))
         return
     from coinbench.executors.local import LocalExecutor
+    from coinbench.group import launched
     from coinbench.plan import names
     from coinbench.progress import Display
     from coinbench.run import check_methods, run
     from coinbench.summary import as_json as to_json
     from coinbench.summary import as_text
-    from coinbench.work import check_device
+    from coinbench.work import check_device, check_devices
 
+    if auto_batch and max(devices, launched()) > 1:
+        raise UsageError("--auto-batch: works on one device; lower train.batch and raise train.accumulate instead")
+    if devices > 1 and launched() == 1:
+        check_devices(device, devices)
     check_device(device)
     place = out_of(out, resolved)
     shared = cache_of(cache)
     forced = names(force)
     check_methods(forced, resolved)
     shared.check_writable()
-    executor = LocalExecutor(jobs, shared.root, device, tensorboard, fail_fast)
+    if launched() > 1:
+        from coinbench.executors.group import GroupExecutor
+
+        executor = GroupExecutor(shared, device, devices, jobs, tensorboard)
+        if not executor.leads:
+            with executor.stopped_by_signals():
+                executor.follow()
+            return
+    else:
+        executor = LocalExecutor(jobs, shared.root, device, devices, tensorboard, auto_batch, fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
         finished = run(resolved, place, shared, executor, display, forced)
     print(to_json(finished) if as_json else as_text(finished))
@@ -186,14 +204,16 @@ def worker(
     folder: Annotated[Path, typer.Option("--folder", help="Where its results go.")],
     cache: CacheRoot = None,
     device: Device = "auto",
+    devices: Devices = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     events: Annotated[bool, typer.Option("--events", help="Progress as JSON lines on stdout.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
+    auto_batch: AutoBatch = False,
 ) -> None:
     """Bring one cell to its end: what every executor runs."""
     from coinbench.worker import serve
 
-    serve(path, folder.absolute(), cache_of(cache), device, threads, events, tensorboard)
+    serve(path, folder.absolute(), cache_of(cache), device, devices, threads, events, tensorboard, auto_batch)
 
 
 def main() -> None:

@@ -29,6 +29,12 @@ CacheRoot = Annotated[Path | None, typer.Option("--cache", help="Shared cache (d
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Devices = Annotated[
+    int, typer.Option("--devices", min=1, help="Processes that share each cell, each on a device of its own.")
+]
+AutoBatch = Annotated[
+    bool, typer.Option("--auto-batch", help="Out of memory: go on with parts of each batch, one device only.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at a time.")]
 
 

@@ -223,7 +223,7 @@ def _perform(
     check_device(device)
     shared = cache_of(cache)
     shared.check_writable()
-    executor = LocalExecutor(jobs, shared.root, device, False, fail_fast)
+    executor = LocalExecutor(jobs, shared.root, device, fail_fast=fail_fast)
     with executor.stopped_by_signals(), Display(quiet) as display:
         for line in (*lines, _size(config)):
             display.say(line)

@@ -37,7 +37,12 @@ class Config(BaseModel):
         return digest(self.key())
 
 
-_NO_NUMBER = frozenset({"log_every", "checkpoint_seconds", "workers", "root", "download", "max_bad", "title", "fast"})
+_NO_NUMBER = frozenset(
+    {
+        *("log_every", "checkpoint_seconds", "keep_every", "keep", "fast"),
+        *("workers", "root", "download", "max_bad", "title"),
+    }
+)
 """How often something is written, how data are called, and where they lie: their fingerprint says what they are."""
 _AS_BEFORE: dict[str, Any] = {"tf32": None}
 """Settings that came later, with what was done before: at it they are left out, so that digests stay."""
@@ -108,3 +113,7 @@ class TrainConfig(Config):
     """Steps between rows of train.csv."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     """Time between checkpoints; 0 writes one after every step."""
+    keep_every: int = Field(default=0, ge=0)
+    """Steps between states of the network that stay beside its weights, as states/STEP.safetensors; 0: none do."""
+    keep: int = Field(default=5, gt=0)
+    """So many of them stay, the newest."""

@@ -23,7 +23,16 @@ EXHIBITS = 2
 INTERVALS = 2
 """Raised whenever intervals change, or what is kept of resamples for tests between methods."""
 _TRAINING = (
-    *("training.py", "selection.py", "checkpoints.py", "problem.py", "models.py", "pretrain.py", "parts.py"),
+    *(
+        "training.py",
+        "guard.py",
+        "selection.py",
+        "checkpoints.py",
+        "problem.py",
+        "models.py",
+        "pretrain.py",
+        "parts.py",
+    ),
     "classifiers/labels.py",
     *("networks/*.py", "methods/losses.py", "methods/start.py"),
     *("generators/gan_losses.py", "generators/ada.py", "generators/initial.py"),

@@ -42,6 +42,10 @@ class Interrupted(CoinbenchError):
     exit_code = 130
 
 
+class Lost(CoinbenchError):
+    """Another process of a cell is gone, and this one cannot go on without it."""
+
+
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
 """What a RuntimeError of torch says when memory is short; only CUDA's allocator has an exception of its own."""
 
@@ -67,7 +71,9 @@ def refused(error: Exception, unnamed: str = "a file") -> CoinbenchError | None:
         # Of the long texts of allocators only how much was asked for helps.
         asked = re.search(r"to allocate ([\d.]+ \w+)", str(error))
         size = f" (asked for {asked[1]})" if asked else ""
-        return CoinbenchError(f"out of memory{size}; lower train.batch, evaluation.batch or --jobs")
+        return CoinbenchError(
+            f"out of memory{size}; give --auto-batch, or lower train.batch, evaluation.batch or --jobs"
+        )
     if isinstance(error, OSError):
         where = error.filename or unnamed
         return CoinbenchError(f"{where}: {error.strerror or error}; check free space and permissions")

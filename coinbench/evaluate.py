@@ -49,7 +49,7 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache:
     if cell.evaluation.limit:
         rows = rng.child("limit").choose(problem.test.index, cell.evaluation.limit)
         problem = replace(problem, test=problem.test.subset(rows))
-    bank = build_bank(coin, problem, watched(problem.train, cell.evaluation, log))
+    bank = build_bank(coin, problem, watched(problem.train, cell.evaluation, log, turns=True), turns=True)
     evaluation = Evaluation(
         coin=coin,
         problem=problem,
@@ -67,49 +67,77 @@ def _evaluate(coin: CoIN, spec: MethodSpec, problem: Problem, cell: Cell, cache:
         with _noting(name, failures):
             metrics[name] = metric(evaluation)
     scores = measure(metrics, evaluation, failures)
-    with contract.raising("encode, predict or decode, asked for the pictures,", type(coin)):
-        save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
-    table = results.frame(scores, **_columns(cell, problem))
-    results.write(table, log.folder)
-    resampled.write(resampled.of_scores(scores, ""), log.folder)
-    write_json(log.folder / "unavailable.json", failures)
-    write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
+
+    def write() -> None:
+        with contract.raising("encode, predict or decode, asked for the pictures,", type(coin)):
+            save_exhibits(coin, problem, bank, rng.child("exhibits"), log.folder / "images")
+        table = results.frame(scores, **_columns(cell, problem))
+        results.write(table, log.folder)
+        resampled.write(resampled.of_scores(scores, ""), log.folder)
+        write_json(log.folder / "unavailable.json", failures)
+        write_json(log.folder / "seconds.json", {"evaluate": round(time.monotonic() - began, 2)})
+
+    log.group.lead(write)
 
 
 def measure(metrics: dict[str, Metric], evaluation: Evaluation, failures: Failures) -> list[Score]:
-    """Show every batch of the test split to every metric once, then score; records go to samples/."""
-    problem, config, log = evaluation.problem, evaluation.config, evaluation.log
-    for batch in watched(problem.test, config, log):
-        trace = Trace(evaluation.coin, problem, batch)
-        for name in [name for name in metrics if name not in failures]:
-            with _noting(name, failures):
-                metrics[name].update(trace)
+    """Show every batch of the test split to every metric once, then score; records go to samples/.
+
+    Several processes take turns with the batches, and each metric then gets what they found of all of them.
+    """
+    config, log, group = evaluation.config, evaluation.log, evaluation.log.group
+    everywhere = group.together(lambda: _shown(metrics, evaluation, failures))
+    for found in everywhere:
+        failures |= found | failures
     scores: list[Score] = []
     for name in [name for name in metrics if name not in failures]:
         log.check()
         log.say(f"scoring {name}")
         with _noting(name, failures):
             metric = metrics[name]
-            found = metric.records()
-            contract.check_records(found)
-            records.write(found, log.folder / "samples" / f"{name}.parquet")
-            scores += contract.check_scores(metric.score(found, config), metric.specs)
+            if metric.takes_turns:
+                metric.parts = [part for parts in group.gather(metric.parts) for part in parts]
+            measured = metric.records()
+            scores += group.lead(lambda name=name, measured=measured: _scored(name, metrics, measured, config, log))
     return scores
 
 
-def watched(split: Split, config: EvaluationConfig, log: Log) -> Iterator[Batch]:
-    """Go through a split with progress and an estimate.
+def _shown(metrics: dict[str, Metric], evaluation: Evaluation, failures: Failures) -> Failures:
+    """Show the batches of this process's turns to the metrics, and all to those that must see all; return failures."""
+    problem, config, group, failures = evaluation.problem, evaluation.config, evaluation.log.group, dict(failures)
+    turns = all(metric.takes_turns for metric in metrics.values())
+    for number, batch in enumerate(watched(problem.test, config, evaluation.log, turns=turns)):
+        trace = Trace(evaluation.coin, problem, batch)
+        mine = turns or number % group.size == group.rank
+        for name in [name for name in metrics if name not in failures]:
+            if mine or not metrics[name].takes_turns:
+                with _noting(name, failures):
+                    metrics[name].update(trace)
+    return failures
+
+
+def _scored(
+    name: str, metrics: dict[str, Metric], measured: records.Records, config: EvaluationConfig, log: Log
+) -> list[Score]:
+    contract.check_records(measured)
+    records.write(measured, log.folder / "samples" / f"{name}.parquet")
+    return contract.check_scores(metrics[name].score(measured, config), metrics[name].specs)
+
+
+def watched(split: Split, config: EvaluationConfig, log: Log, *, turns: bool = False) -> Iterator[Batch]:
+    """Go through a split, or the batches of this process's turns, with progress and an estimate.
 
     Raises:
         Interrupted: asked to stop.
     """
-    began, seen = time.monotonic(), 0
-    for batch in split.batches(config.batch, config.workers):
+    began, seen, most = time.monotonic(), 0, len(split)
+    each = split.group.size if turns else 1
+    for batch in split.batches(config.batch, config.workers, turns=turns):
         log.check()
         yield batch
-        seen += len(batch.labels)
-        left = (time.monotonic() - began) / seen * (len(split) - seen)
-        log.progress(seen, len(split), left, f"{split.name} images")
+        seen = min(most, seen + each * len(batch.labels))
+        left = (time.monotonic() - began) / seen * (most - seen)
+        log.progress(seen, most, left, f"{split.name} images")
 
 
 @contextmanager

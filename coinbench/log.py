@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coinbench.errors import Interrupted
+from coinbench.group import Group
 
 Event = dict[str, Any]
 
@@ -31,11 +32,15 @@ class Log:
     """Also write TensorBoard files beside train.csv."""
     judge: Callable[[Any], dict[str, float]] | None = None
     """Measures an unfinished generator now and then, where something to measure it with is at hand."""
+    auto_batch: bool = False
+    """Where memory is short, a training goes on with smaller parts of its batches."""
+    group: Group = field(default_factory=Group)
+    """The processes that do the job; the first one writes and talks."""
     _last: float = 0.0
 
     def at(self, stage: str, folder: Path) -> Log:
         """Return the log of one stage of the job, writing into `folder`."""
-        return Log(folder, self.emit, self.stop, stage, self.tensorboard, self.judge)
+        return Log(folder, self.emit, self.stop, stage, self.tensorboard, self.judge, self.auto_batch, self.group)
 
     def say(self, text: str) -> None:
         """Report one line."""

@@ -117,6 +117,9 @@ class Metric(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Published weights (`coinbench weights list`). A metric that needs some is measured where it is named or a preset
     has it; without them its constructor raises `Unavailable`."""
+    takes_turns: ClassVar[bool] = False
+    """All that `update` leaves behind are entries of `parts`, in whatever order: several processes then take turns with
+    the batches, and before `records` each has the entries of all. Otherwise every process sees every batch."""
     truth: ClassVar[bool] = False
     """Whether it needs a data set that draws its images anew with other parts (`GroundTruth`). Elsewhere it does not
     apply, and is not measured."""
@@ -138,6 +141,7 @@ class Metric(ABC):
                 f"does not apply to {evaluation.problem.name}, which cannot draw its images with other parts; birds can"
             )
         self.evaluation = evaluation
+        self.parts: list[Any] = []
 
     @abstractmethod
     def update(self, trace: Trace) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from coinbench import registry
+from coinbench import registry, shipped
 from coinbench.cache import Cache
-from coinbench.digests import classifier_digest, generator_digest
-from coinbench.errors import DataError
+from coinbench.digests import classifier_digest, fit_digest, generator_digest, perceptual_digest
+from coinbench.errors import DataError, UsageError
+from coinbench.group import refuse_uneven
 from coinbench.plan import Planned
 from coinbench.published_weights import folder, known
 
@@ -51,3 +52,32 @@ def check_ready(planned: list[Planned], cache: Cache) -> None:
     for cell in planned:
         for error in missing(cell, cache):
             raise error
+
+
+def check_shares(planned: list[Planned], cache: Cache, size: int) -> None:
+    """Refuse trainings that so many processes cannot share.
+
+    Raises:
+        UsageError: names the setting and what to do.
+    """
+    if size == 1:
+        return
+    for cell in (planned.cell for planned in planned if not planned.done):
+        problem = cell.problem
+        trained = {"classifier": classifier_digest, "generator": generator_digest}
+        if problem.perceptual.net == "parts":
+            trained["perceptual"] = perceptual_digest
+        missing = {
+            kind: config
+            for kind, digest in trained.items()
+            if not shipped.find(kind, config := getattr(problem, kind), cell) and not cache.has(kind, digest(cell))
+        }
+        for kind, config in missing.items():
+            if kind == "generator" and registry.GENERATORS.load(config.net).alone(config):
+                raise UsageError(
+                    f"problem.generator.net={config.net}: trains on one device only; train it first with `coinbench "
+                    f"pretrain generator --dataset {cell.dataset}` and the same settings, then run with several"
+                )
+            refuse_uneven(config.train.batch, size, f"problem.{kind}.train.batch")
+        if not cache.has("fit", fit_digest(cell)):
+            refuse_uneven(cell.method.train.batch, size, f"methods.{cell.method.name}.train.batch")

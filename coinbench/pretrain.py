@@ -16,6 +16,7 @@ from coinbench.data.source import SPLITS, Source, check, split_pixels
 from coinbench.digests import classifier_digest, generator_digest, parts_digest, perceptual_digest
 from coinbench.errors import DataError, UsageError
 from coinbench.fast import tensor_float
+from coinbench.group import Group
 from coinbench.judge import judge_by
 from coinbench.log import Log
 from coinbench.models import Classifier, ImageGenerator, channels_last
@@ -45,7 +46,8 @@ def load_split(
 ) -> Split:
     """Return a split, its pixels drawn or decoded into the cache once."""
     index, small, large = split_pixels(name, config, source, cache.root, log)
-    return Split(name, small, source.labels[index], index, large, config.flip, device)
+    group = log.group if log else Group()
+    return Split(name, small, source.labels[index], index, large, config.flip, device, group)
 
 
 def build_classifier(config: ClassifierConfig, n_classes: int, channels: int, size: int) -> Classifier:
@@ -113,7 +115,7 @@ class Stage:
 
     def _make(self, log: Log) -> None:
         self.train(log)
-        weights.save(self.network, log.folder / WEIGHTS)
+        log.group.lead(lambda: weights.save(self.network, log.folder / WEIGHTS))
 
 
 def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Networks:
@@ -159,7 +161,7 @@ def build_networks(cell: Cell, source: Source, split: Split, cache: Cache) -> Ne
 
     def fit_generator(log: Log) -> None:
         judge = stages["classifier"]
-        if judge.shipped or cache.has(judge.kind, judge.digest):
+        if judge.shipped or log.group.lead(lambda: cache.has(judge.kind, judge.digest)):
             # f only watches: without it, as when another worker trains it now, G comes out the same.
             judge.load(cache, log)
             log.judge = judge_by(f, split)

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from coinbench.models import Classifier, ImageGenerator
+from coinbench.group import Group
+from coinbench.models import Classifier, ImageGenerator, send
 from coinbench.networks.perceptual import Perceptual
 from coinbench.rng import Rng
 from coinbench.truth import GroundTruth
@@ -43,11 +44,12 @@ def to_float(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
 
 
 def on_device(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "B C H W"]:
-    """Return `to_float` on a device: as bytes they travel to CUDA, and nobody waits for them."""
+    """Return `to_float` on a device, bit for bit: as bytes they travel to CUDA, and nobody waits for them."""
     if device.type != "cuda":
         return to_float(pixels).to(device)
-    sent = torch.from_numpy(np.ascontiguousarray(pixels)).pin_memory().to(device, non_blocking=True)
-    return sent.permute(0, 3, 1, 2).float() / 127.5 - 1
+    sent = send(torch.from_numpy(np.ascontiguousarray(pixels)), device).permute(0, 3, 1, 2).float()
+    # Divided by a tensor: by a number CUDA would multiply with its reciprocal, which rounds otherwise.
+    return sent / sent.new_full((), 127.5) - 1
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
@@ -72,6 +74,8 @@ class Split:
     flip: bool = False
     """Mirror training images at random."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: Group = field(default_factory=Group)
+    """The processes that share each training batch."""
 
     def __len__(self) -> int:
         """Return N."""
@@ -87,9 +91,17 @@ class Split:
             large=self.large[rows],
         )
 
-    def batches(self, size: int, workers: int = 0) -> Iterator[Batch]:
-        """Go through the split once, in order of index, without augmentation."""
-        loader = DataLoader(_Rows(self), batch_size=size, num_workers=workers, collate_fn=_stack)
+    def batches(self, size: int, workers: int = 0, *, turns: bool = False) -> Iterator[Batch]:
+        """Go through the split once, in order of index, without augmentation.
+
+        Args:
+            size: images in a batch; the last one may have fewer.
+            workers: loader processes.
+            turns: only the batches that are this process's when those of the group take turns.
+        """
+        every = [list(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
+        mine = self.group.turns(every) if turns else every
+        loader = DataLoader(_Rows(self), batch_sampler=mine, num_workers=workers, collate_fn=_stack)
         for pixels, labels, index in loader:
             yield self._batch(to_float(pixels), labels, index)
 
@@ -98,9 +110,14 @@ class Split:
         return self._batch(to_float(self.pixels[rows]), self.labels[rows], self.index[rows])
 
     def draw(self, step: int, size: int, rng: Rng) -> Batch:
-        """Return the augmented training batch of a step: a function of (rng, step) alone."""
+        """Return the augmented training batch of a step: a function of (rng, step) alone.
+
+        Several processes get a share each: the rows that they have of the batch of one process.
+        """
         rows = self.rows(step, size, rng)
-        return self._batch(self._crop(rows, rng.child("augment", step)), self.labels[rows], self.index[rows])
+        mine = rows[self.group.mine(size)]
+        pixels = self._crop(rows, rng.child("augment", step))
+        return self._batch(on_device(pixels, self.device), self.labels[mine], self.index[mine])
 
     def rows(self, step: int, size: int, rng: Rng) -> Int[np.ndarray, "size"]:
         """Return which images make the training batch of a step.
@@ -115,25 +132,25 @@ class Split:
             rows[here] = order[position[here] % len(self)]
         return rows
 
-    def _crop(self, rows: np.ndarray, rng: Rng) -> Tensor:
+    def _crop(self, rows: np.ndarray, rng: Rng) -> np.ndarray:
         size, margin = self.pixels.shape[1], self.large.shape[1] - self.pixels.shape[1]
         dice = rng.numpy()
         top, left = dice.integers(0, margin + 1, (2, len(rows)))
         mirror = dice.random(len(rows)) < (0.5 if self.flip else 0.0)
-        cropped = np.stack(
+        mine = self.group.mine(len(rows))
+        return np.stack(
             [
                 self.large[row, t : t + size, s : s + size][:, :: -1 if m else 1]
-                for row, t, s, m in zip(rows, top, left, mirror, strict=True)
+                for row, t, s, m in zip(rows[mine], top[mine], left[mine], mirror[mine], strict=True)
             ]
         )
-        return to_float(cropped)
 
     def _batch(self, images: Tensor, labels: np.ndarray, index: np.ndarray) -> Batch:
         on = self.device
         return Batch(
             images.to(on),
-            torch.from_numpy(labels.copy()).to(on),
-            torch.from_numpy(index.copy()).to(on),
+            send(torch.from_numpy(labels.copy()), on),
+            send(torch.from_numpy(index.copy()), on),
         )
 
 
@@ -194,6 +211,11 @@ class Problem:
     def channels(self) -> int:
         """C."""
         return self.test.pixels.shape[3]
+
+    @property
+    def group(self) -> Group:
+        """The processes that share each training batch."""
+        return self.train.group
 
     @property
     def device(self) -> torch.device:

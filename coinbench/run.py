@@ -11,11 +11,11 @@ from coinbench.across import rows_across
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest, fit_digest
 from coinbench.errors import unknown
-from coinbench.executors.local import LocalExecutor, Outcome
+from coinbench.executors.local import Executor, Outcome
 from coinbench.files import write_json
 from coinbench.outfolder import locked, record
 from coinbench.plan import Planned, RunConfig, cells
-from coinbench.preflight import check_ready, unmeasured
+from coinbench.preflight import check_ready, check_shares, unmeasured
 from coinbench.progress import Display
 from coinbench.reports.folder import load
 
@@ -45,12 +45,7 @@ class Finished:
 
 
 def run(
-    config: RunConfig,
-    out: Path,
-    cache: Cache,
-    executor: LocalExecutor,
-    display: Display,
-    force: tuple[str, ...] = (),
+    config: RunConfig, out: Path, cache: Cache, executor: Executor, display: Display, force: tuple[str, ...] = ()
 ) -> Finished:
     """Bring every cell to its end and report; finished cells are kept, cut ones continue.
 
@@ -63,6 +58,7 @@ def run(
     with locked(out):
         planned = cells(config, cache, out)
         check_ready(planned, cache)
+        check_shares(planned, cache, executor.processes)
         for line in unmeasured(planned, cache):
             display.say(line)
         record(config, out)

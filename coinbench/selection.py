@@ -56,21 +56,22 @@ class Selection:
             self._best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
         return found
 
-    def finish(self, state: Mapping[str, Tensor], folder: Path) -> None:
+    def finish(self, state: Mapping[str, Tensor], folder: Path | None) -> None:
         """Write the last state and the record, then put the best state into the network.
 
         Args:
             state: the network's own weights after the last step; overwritten.
-            folder: of the training's log; its weights.safetensors will be the best state.
+            folder: of the training's log, where its weights.safetensors will be the best state; None: write nothing.
 
         Raises:
             CoinbenchError: the folder cannot be written.
         """
-        last = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        weights.write(last, folder / LAST, {"step": str(self.seen[-1][0])})
-        named = {"best": (weights.FILE, self.best), "last": (LAST, self.seen[-1])}
-        told = {kind: {"file": file, "step": step, self.of: value} for kind, (file, (step, value)) in named.items()}
-        write_json(folder / RECORD, {"every": self.every, **told, "seen": [list(row) for row in self.seen]})
+        if folder is not None:
+            last = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+            weights.write(last, folder / LAST, {"step": str(self.seen[-1][0])})
+            named = {"best": (weights.FILE, self.best), "last": (LAST, self.seen[-1])}
+            told = {kind: {"file": file, "step": step, self.of: value} for kind, (file, (step, value)) in named.items()}
+            write_json(folder / RECORD, {"every": self.every, **told, "seen": [list(row) for row in self.seen]})
         for name, value in state.items():
             value.copy_(self._best[name])
 

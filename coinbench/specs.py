@@ -79,4 +79,6 @@ class GeneratorSpec:
     """(config, network, training split, rng, log): trains the network in place."""
     period: int = 1
     """Steps after which the cost of a step repeats, where some do more than others."""
+    alone: Callable[[Any], bool] = lambda config: False
+    """(config) -> whether it trains in one process only; else its training shares batches as `train` does."""
     source: str

@@ -1,17 +1,16 @@
 """The one training loop, for f, G and every method: schedule, accumulation, EMA, precision, log, checkpoint, resume.
 
 Everything random in a step is keyed by the step's number, so a run that was cut and resumed computes what an
-uninterrupted one computes, bit for bit on the CPU.
+uninterrupted one computes, bit for bit on the CPU. Several processes share each batch and average their gradients.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +19,21 @@ from torch.amp.grad_scaler import GradScaler
 from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
 from coinbench.config import TrainConfig
-from coinbench.errors import CoinbenchError, DataError, UsageError
-from coinbench.files import cannot_write
+from coinbench.errors import CoinbenchError, DataError, UsageError, is_out_of_memory
+from coinbench.group import Group, refuse_uneven
+from coinbench.guard import Guard, Seen
 from coinbench.log import Log
-from coinbench.models import channels_last
+from coinbench.models import channels_last, trusting
+from coinbench.rows import Rows
 from coinbench.selection import Selection
-from coinbench.weights import own_state
+from coinbench.weights import own_state, write
 
+STATES = "states"
+"""Folder of the states that stay beside the weights (`TrainConfig.keep_every`)."""
+MICRO_BATCH = "micro_batch"
+"""Column of train.csv, with --auto-batch: images of a batch that are computed at a time."""
 Loss = Callable[[int], dict[str, Tensor]]
-"""Micro-batch number -> weighted terms, whose sum is minimised."""
+"""Micro-batch number -> weighted terms, whose sum is minimised: means over this process's share of the batch."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -61,6 +66,9 @@ def train(
 ) -> None:
     """Minimise `loss` over the parameters of `module` that require a gradient, in place.
 
+    On CUDA no step waits for the device. What a step found is looked at every `log_every` steps and before anything is
+    written or selected; until then a step that is not finite keeps itself and all later ones from the weights.
+
     Args:
         module: ends with the trained (or averaged, or selected) weights, in eval mode.
         loss: called once per micro-batch with its number.
@@ -74,60 +82,104 @@ def train(
         CoinbenchError: the loss is not finite; names step, terms and the last good checkpoint.
         Interrupted: asked to stop; a checkpoint was written first.
     """
-    shared = tuple(shared)
-    state = _State(module, config, shared, selection)
+    shared, group = tuple(shared), log.group
+    refuse_uneven(config.batch, group.size, "train.batch")
+    state = _State(module, config, shared, selection, log)
     path = log.folder / CHECKPOINT
-    start = state.load(path) if path.is_file() else 0
+    start = state.load(path) if group.lead(path.is_file) else 0
+    state.align()
     rows = Rows(log, start)
     channels_last(module)
     state.learn()
-    began = saved = time.monotonic()
-    for step in range(start, config.steps):
-        if log.stop.is_set():
-            state.save(path, step)
-            log.check()
-        terms = state.step(loss, step)
-        total = math.fsum(terms.values())
-        if not math.isfinite(total):
-            raise CoinbenchError(_not_finite(log.stage, step, terms, path))
-        done = step + 1
-        if selection is not None and selection.due(done, config.steps):
-            score = state.look(done)
-            log.say(f"step {done}: {selection.of} {score:.4f}")
-        seconds = time.monotonic() - began
-        if done % config.log_every == 0 or done == config.steps:
-            rows.write(done, seconds, {"rate": learning_rate(config, step), "loss": total, **terms})
-        log.progress(
-            done,
-            config.steps,
-            seconds / (done - start) * (config.steps - done),
-            f"loss {total:.4g}",
-        )
-        if time.monotonic() - saved >= config.checkpoint_seconds and done < config.steps:
-            state.save(path, done)
-            saved = time.monotonic()
+    try:
+        with _whole_batches(module, group):
+            _descend(state, loss, config, log, rows, start)
+    finally:
+        group.part, group.parts = 0, 1
     state.finish(log.folder)
     module.eval()
 
 
-def _not_finite(stage: str, step: int, terms: dict[str, float], path: Path) -> str:
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+def _whole_batches(module: nn.Module, group: Group) -> AbstractContextManager[None]:
+    if group.size == 1:
+        return nullcontext()
+    from coinbench.distributed import whole_batches
+
+    return whole_batches(module, group)
+
+
+def _descend(state: _State, loss: Loss, config: TrainConfig, log: Log, rows: Rows, start: int) -> None:
+    """Do all steps from `start` on."""
+    selection, group, path, total = state.selection, log.group, log.folder / CHECKPOINT, math.nan
+    began = saved = time.monotonic()
+    for step in range(start, config.steps):
+        if group.any(log.stop.is_set()):
+            log.stop.set()
+            _sound(state.guard.look(), log.stage, path)
+            group.lead(lambda step=step: state.save(path, step))
+            log.check()
+        # Ranges are looked at in the first step; the images of later ones are made in the same way.
+        with trusting() if state.guard.lazy and step > start else nullcontext():
+            state.step(loss, step)
+        done = step + 1
+        keep = group.first and config.keep_every > 0 and done % config.keep_every == 0
+        judge = selection if selection is not None and selection.due(done, config.steps) else None
+        row = done % config.log_every == 0 or done == config.steps
+        save = group.first and time.monotonic() - saved >= config.checkpoint_seconds and done < config.steps
+        if judge is not None or row or keep or save or not state.guard.lazy:
+            terms = _sound(state.guard.look(), log.stage, path)
+            total = math.fsum(terms.values())
+            if judge is not None:
+                score = state.look(done)
+                log.say(f"step {done}: {judge.of} {score:.4f}")
+            if row:
+                seconds = time.monotonic() - began
+                values = {"rate": learning_rate(config, step), "loss": total, **terms}
+                rows.write(done, seconds, values | ({MICRO_BATCH: state.micro_batch} if log.auto_batch else {}))
+        left = (time.monotonic() - began) / (done - start) * (config.steps - done)
+        log.progress(done, config.steps, left, f"loss {total:.4g}")
+        if keep:
+            state.keep(log.folder / STATES, done)
+        if save:
+            state.save(path, done)
+            saved = time.monotonic()
+
+
+def _sound(seen: Seen, stage: str, path: Path) -> dict[str, float]:
+    """Return the terms of the latest step.
+
+    Raises:
+        CoinbenchError: a loss or a gradient was not finite.
+    """
+    if seen.sound:
+        return seen.terms
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in seen.terms.items())
     kept = f"last good checkpoint: {path}" if path.is_file() else "no checkpoint was written yet"
-    return f"{stage}: the loss is not finite at step {step} ({listed}); {kept}; lower train.lr or set train.clip"
+    raise CoinbenchError(
+        f"{stage}: the loss is not finite at step {seen.step} ({listed}); {kept}; lower train.lr or set train.clip"
+    )
 
 
 class _State:
     """Everything that a checkpoint holds: own weights, optimiser, average, best weights so far, step."""
 
     def __init__(
-        self, module: nn.Module, config: TrainConfig, shared: tuple[nn.Module, ...], selection: Selection | None
+        self,
+        module: nn.Module,
+        config: TrainConfig,
+        shared: tuple[nn.Module, ...],
+        selection: Selection | None,
+        log: Log,
     ) -> None:
         self.module, self.config, self.shared, self.selection = module, config, shared, selection
+        self.log, self.group = log, log.group
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("nothing to train: no parameter requires a gradient")
         self.device = self.parameters[0].device
-        self.optimiser = _optimiser(self.parameters, config)
+        self.guard = Guard(self.device)
+        # One kernel for all parameters; elsewhere torch's default, on whose rounding committed numbers depend.
+        self.optimiser = _optimiser(self.parameters, config, fused=True if self.guard.lazy else None)
         if config.precision == "fp16" and self.device.type != "cuda":
             raise UsageError("train.precision=fp16 needs a CUDA device; use fp32 or bf16")
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -135,6 +187,11 @@ class _State:
 
     def _own(self) -> dict[str, Tensor]:
         return own_state(self.module, self.shared)
+
+    def align(self) -> None:
+        """Begin in all processes with the weights of the first: kernels on CUDA may have rounded differently."""
+        with torch.no_grad():
+            self.group.align([*self._own().values(), *self.average.values()])
 
     def learn(self) -> None:
         """Put the module into training mode, the shared networks inside it into eval mode."""
@@ -157,60 +214,126 @@ class _State:
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
-        """Overwrite the module's own weights by `values`; with none they stay."""
-        for name, value in self._own().items() if values else ():
-            value.copy_(values[name])
+        """Overwrite those of the module's own tensors that `values` names."""
+        own = self._own()
+        for name, value in values.items():
+            own[name].copy_(value)
 
-    def step(self, loss: Loss, step: int) -> dict[str, float]:
-        """Do one optimiser step; return the mean of each term over the micro-batches."""
+    def step(self, loss: Loss, step: int) -> None:
+        """Do one optimiser step, unless the loss or the gradient is not finite; the guard knows what was found."""
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         self.optimiser.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
-        for micro in range(config.accumulate):
-            with torch.autocast(self.device.type, low, enabled=config.precision != "fp32"):
-                terms = loss(step * config.accumulate + micro)
-                total = torch.stack(list(terms.values())).sum() / config.accumulate
-            self.scaler.scale(total).backward()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
-        if not math.isfinite(math.fsum(sums.values())):
-            # The caller stops here; the weights stay those of the step before.
-            return sums
-        self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not self.scaler.is_enabled() and not norm.isfinite():
-            # A finite loss may have a gradient that is not (fp16's scaler skips such a step by itself).
-            return sums | {"gradient": float(norm)}
-        if config.clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        terms = self._fitting(loss, step)
+        if self.scaler.is_enabled():
+            self._step_scaled(step, terms)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            self.guard.see(step, terms, norm)
+            if not self.guard.lazy and self.guard.stopped:
+                return
+            if config.clip is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
+            self._advance()
         if config.ema:
             self._update_average(config.ema)
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of the batch that this process computes at a time."""
+        return self.config.batch // self.group.size // self.group.parts
+
+    def _fitting(self, loss: Loss, step: int) -> dict[str, Tensor]:
+        """Compute the gradient of a step, with --auto-batch in parts that fit into memory."""
+        while True:
+            # Batch norms move them in each pass, also in one that memory was short for.
+            own = self._own() if self.log.auto_batch else {}
+            buffers = {name: value.clone() for name, value in own.items() if not isinstance(value, nn.Parameter)}
+            try:
+                return self._gradients(loss, step)
+            except (RuntimeError, MemoryError) as error:
+                each, parts = self.config.batch // self.group.size, self.group.parts
+                smaller = next((n for n in range(2 * parts, each + 1) if each % n == 0), None)
+                if not self.log.auto_batch or smaller is None or not is_out_of_memory(error):
+                    raise
+            # Here the error is gone, and with it what it kept in memory. The step begins anew.
+            self.group.parts = smaller
+            self.optimiser.zero_grad(set_to_none=True)
+            self._put(buffers)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.log.say(f"out of memory at step {step}: goes on with {self.micro_batch} of {each} images at a time")
+
+    def _gradients(self, loss: Loss, step: int) -> dict[str, Tensor]:
+        """Compute the gradient of a step; return the mean of each term over micro-batches and processes, in float64."""
+        config, sums = self.config, {}
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
+        times = config.accumulate * self.group.parts
+        for number in range(times):
+            micro, self.group.part = divmod(number, self.group.parts)
+            with torch.autocast(self.device.type, low, enabled=config.precision != "fp32"):
+                terms = loss(step * config.accumulate + micro)
+                total = torch.stack(list(terms.values())).sum() / times
+            self.scaler.scale(total).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().double() / times
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.group.average([*gradients, *sums.values()])
         return sums
+
+    def _advance(self) -> None:
+        """Do the optimiser's step; on CUDA the fused kernel leaves it out where the guard says so."""
+        if self.guard.lazy:
+            self.optimiser.found_inf = self.guard.stopped  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimiser.step()
+
+    def _step_scaled(self, step: int, terms: dict[str, Tensor]) -> None:
+        """Do the step of fp16, whose scaler looks for its scale by leaving out steps with infinite gradients."""
+        self.guard.see(step, terms, None)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # What the scaler skips of itself: a step after a loss that was not finite.
+        gradients[0].add_(torch.where(self.guard.stopped > 0, math.inf, 0.0))
+        self.scaler.unscale_(self.optimiser)
+        if self.config.clip is not None:
+            norm = nn.utils.get_total_norm(gradients)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
 
     @torch.no_grad()
     def _update_average(self, decay: float) -> None:
+        # A step that the guard left out is none of the average either.
+        lazy = (1 - decay) * (1 - self.guard.stopped) if self.guard.lazy else None
         for name, value in self._own().items():
-            if value.is_floating_point():
+            if not value.is_floating_point():
+                self.average[name].copy_(value)
+            elif lazy is None:
                 self.average[name].lerp_(value, 1 - decay)
             else:
-                self.average[name].copy_(value)
+                self.average[name].lerp_(value, lazy.to(value.dtype))
 
     @torch.no_grad()
     def finish(self, folder: Path) -> None:
         """Put the average, where there is one, in place of the last weights; and the best in place of those."""
         self._put(self.average)
         if self.selection is not None:
-            self.selection.finish(self._own(), folder)
+            self.selection.finish(self._own(), folder if self.group.first else None)
+
+    def keep(self, folder: Path, step: int) -> None:
+        """Write the weights that would be kept if training ended here, and drop all but the newest such files."""
+        own = {name: self.average.get(name, value) for name, value in self._own().items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in own.items()}
+        folder.mkdir(exist_ok=True)
+        write(tensors, folder / f"{step:08d}.safetensors", {"step": str(step)})
+        for old in sorted(folder.glob("*.safetensors"))[: -self.config.keep]:
+            old.unlink()
 
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, whole or not at all."""
         tensors = self._tensors() | checkpoints.of_optimiser(self.optimiser, "optimiser")
         metadata = {"step": str(step), "train": self.config.digest(), "scale": repr(self.scaler.get_scale())}
+        metadata["parts"] = str(self.group.parts)
         if self.selection is not None:
             tensors |= self.selection.tensors()
             metadata["selection"] = self.selection.told()
@@ -237,6 +360,9 @@ class _State:
             checkpoints.restore(self.optimiser, states)
             if self.scaler.is_enabled():
                 self.scaler.update(float(metadata["scale"]))
+            if self.log.auto_batch:
+                # Of a batch that another process could not hold either.
+                self.group.parts = math.gcd(int(metadata.get("parts", "1")), self.config.batch // self.group.size)
             return step
         except DataError:
             raise
@@ -245,74 +371,8 @@ class _State:
             raise checkpoints.foreign(path, error) from error
 
 
-def _optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _optimiser(parameters: list[nn.Parameter], config: TrainConfig, fused: bool | None) -> torch.optim.Optimizer:
+    decay = config.weight_decay
     if config.optimiser == "sgd":
-        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.Adam(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
-
-
-class Rows:
-    """train.csv: step, seconds and named values; on resume cut back to the checkpoint."""
-
-    def __init__(self, log: Log, start: int) -> None:
-        """Open the log of a training that goes on from step `start`."""
-        self.path = log.folder / "train.csv"
-        self.board = _board(log, start)
-        self.seconds = 0.0
-        kept: list[list[str]] = []
-        if start and self.path.is_file():
-            kept, self.seconds = _kept(self.path, start)
-        self.header = bool(kept)
-        self._write("w", kept)
-
-    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
-        """Add a row; the names are those of the first row.
-
-        Args:
-            step: of the training.
-            seconds: since this process began.
-            values: by name.
-        """
-        rows = [[str(step), f"{self.seconds + seconds:.2f}", *(f"{v:.6g}" for v in values.values())]]
-        if not self.header:
-            rows.insert(0, ["step", "seconds", *values])
-            self.header = True
-        self._write("a", rows)
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-            # A thread of its own writes them, and nobody waits for it at the end.
-            self.board.flush()
-
-    def _write(self, mode: Literal["w", "a"], rows: list[list[str]]) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(rows)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-
-def _kept(path: Path, start: int) -> tuple[list[list[str]], float]:
-    """Return header and rows of a log up to a step, and the seconds until then.
-
-    Of a damaged log nothing is kept: the checkpoint alone decides how a training goes on.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        # A full disk may have left half a row.
-        rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= start]
-        return [header, *rows], float(rows[-1][1]) if rows else 0.0
-    except (OSError, ValueError, IndexError, csv.Error):
-        return [], 0.0
-
-
-def _board(log: Log, start: int):
-    if not log.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs the extra: pip install 'coinbench[track]'") from error
-    return SummaryWriter(str(log.folder / "tensorboard"), purge_step=start)
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+    return torch.optim.Adam(parameters, config.lr, betas=config.betas, weight_decay=decay, fused=fused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from coinbench.digests import cell_digest, evaluate_digest, fit_digest
 from coinbench.errors import DataError, UsageError
 from coinbench.evaluate import evaluate
 from coinbench.files import read_json
+from coinbench.group import NEEDS_EXTRA
 from coinbench.log import Log
 from coinbench.plan import Planned
 from coinbench.pretrain import load_problem
@@ -36,6 +38,21 @@ def check_device(name: str) -> None:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise UsageError(f"--device {name}: this machine has {count} CUDA devices")
+
+
+def check_devices(name: str, count: int) -> None:
+    """Refuse processes that cannot be started here, before anything is begun.
+
+    Raises:
+        UsageError: the extra is missing, one device was named, or there are too few.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name}: names one device; with --devices {count} give auto, cpu or cuda")
+    here = torch.cuda.device_count()
+    if name != "cpu" and (name == "cuda" or here) and here < count:
+        raise UsageError(f"--devices {count}: this machine has {here} CUDA devices")
+    if find_spec("lightning_fabric") is None:
+        raise UsageError(f"--devices {count}: {NEEDS_EXTRA}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,19 +84,23 @@ def work(planned: Planned, cache: Cache, device: torch.device, log: Log) -> None
             with contract.raising("fit", spec.fit), fast.accelerated(problem, cell.method.train):
                 coin = spec.fit(cell.method, problem, fit_rng(cell), log)
             contract.check_coin(coin, "fit")
-        save_coin(coin, problem, log.folder, cell.method.name)
+        log.group.lead(lambda: save_coin(coin, problem, log.folder, cell.method.name))
 
     fitted = cache.stage("fit", fit_digest(cell), fit, log)
     # Loaded even right after training, so that a fresh run and a cached one measure the same tensors.
     coin = load_coin(cell, problem, fitted)
     key = evaluate_digest(cell)
     measured = cache.stage("evaluate", key, lambda log: evaluate(coin, spec, problem, cell, cache, log), log)
-    # A worker whose run was killed may still be here when the run is issued again.
-    with cache.lock("cell", planned.digest, log):
-        Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
-    if read_json(measured / "unavailable.json"):
-        # The same command tries again what has no numbers.
-        cache.drop("evaluate", key)
+
+    def store() -> None:
+        # A worker whose run was killed may still be here when the run is issued again.
+        with cache.lock("cell", planned.digest, log):
+            Artefact(planned.folder).assemble(cell, (fitted, measured), origin(spec, problem))
+        if read_json(measured / "unavailable.json"):
+            # The same command tries again what has no numbers.
+            cache.drop("evaluate", key)
+
+    log.group.lead(store)
 
 
 def planned_from(cell: Cell, folder: Path) -> Planned:

@@ -10,23 +10,40 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import typer
 
 from coinbench import plugins
 from coinbench.cache import Cache
-from coinbench.errors import CoinbenchError, refused
+from coinbench.errors import CoinbenchError, Interrupted, Lost, refused
+from coinbench.group import launched
 from coinbench.log import Event, Log
 from coinbench.plan import read_cell
 from coinbench.work import choose_device, planned_from, work
 
+_INTERRUPTED = "interrupted; the same command resumes"
+
 
 def serve(
-    path: Path, folder: Path, cache: Cache, device: str, threads: int | None, events: bool, tensorboard: bool
+    path: Path,
+    folder: Path,
+    cache: Cache,
+    device: str,
+    devices: int,
+    threads: int | None,
+    events: bool,
+    tensorboard: bool,
+    auto_batch: bool = False,
 ) -> None:
-    """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes."""
-    log = Log(folder, teller() if events else _say_plain, tensorboard=tensorboard)
+    """Bring the cell at `path` to its end; with `events`, speak JSON lines on stdout and stop when stdin closes.
+
+    With several `devices`, or under torchrun or srun, this is one process of a group. All of them do the same; the
+    first one talks, and each tells why it failed.
+    """
+    tell = teller() if events else _say_plain
+    log = Log(folder, tell, tensorboard=tensorboard, auto_batch=auto_batch)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: log.stop.set())
     if events:
@@ -34,24 +51,56 @@ def serve(
     if threads:
         torch.set_num_threads(threads)
     try:
-        work(planned_from(read_cell(path), folder), cache, choose_device(device), log)
+        place = enter(log, device, devices)
+        if threads:
+            torch.set_num_threads(threads)
+        work(planned_from(read_cell(path), folder), cache, place, log)
     except CoinbenchError as error:
-        _fail(log, events, str(error), error.exit_code)
+        ended = settled(error, log)
+        _fail(tell, events, str(ended), ended.exit_code)
     except Exception as error:
         if known := refused(error):
-            _fail(log, events, str(known), known.exit_code)
+            _fail(tell, events, str(known), known.exit_code)
         if not events:
             raise
-        _fail(log, events, plugins.told(error), 1)
+        _fail(tell, events, plugins.told(error), 1)
+    if log.group.size > 1:
+        distributed().leave()
 
 
-def _fail(log: Log, events: bool, message: str, code: int) -> None:
+def distributed() -> ModuleType:
+    """Return the module that joins processes, which one alone never imports."""
+    from coinbench import distributed
+
+    return distributed
+
+
+def enter(log: Log, device: str, devices: int) -> torch.device:
+    """Make this process one of a group, where there is one, and silence the log of all but the first.
+
+    Raises:
+        UsageError: no such device here, or processes cannot be joined.
+    """
+    if devices == 1 and launched() == 1:
+        return choose_device(device)
+    log.group, place = distributed().join(devices, device)
+    if not log.group.first:
+        log.emit = lambda event: None
+    return place
+
+
+def settled(error: CoinbenchError, log: Log) -> CoinbenchError:
+    """Return what ended the cell: a stop, where the other processes are gone since all were asked to stop."""
+    return Interrupted(_INTERRUPTED) if isinstance(error, Lost) and log.stop.is_set() else error
+
+
+def _fail(tell: Callable[[Event], None], events: bool, message: str, code: int) -> None:
     message = " ".join(message.split())
     if not events:
         error = CoinbenchError(message)
         error.exit_code = code
         raise error
-    log.emit({"error": message})
+    tell({"error": message, "exit": code})
     raise typer.Exit(code)
 
 

@@ -20,7 +20,7 @@ from coinbench.config import MethodConfig
 from coinbench.log import Log
 from coinbench.methods.losses import soft_cross_entropy
 from coinbench.methods.start import standardise
-from coinbench.models import Classifier, Features
+from coinbench.models import Classifier, Features, send
 from coinbench.networks.resnet import ResNet
 from coinbench.networks.torchvision_nets import BUILDERS
 from coinbench.problem import Batch, Problem
@@ -145,7 +145,7 @@ def _embedding_width(classifier: nn.Module, problem: Problem) -> int:
 
 
 def losses(coin: FLAEM, batch: Batch, turns: Int[Tensor, "B"]) -> dict[str, Float[Tensor, ""]]:
-    """Return the weighted terms of FLAEM's loss; `turns` are the quarter turns of the self-supervision."""
+    """Return the weighted terms of FLAEM's loss; `turns`, on the CPU, are the quarter turns of the self-supervision."""
     config = coin.config
     features = coin.classifier(batch.images)
     concepts = coin.concepts_of(features)
@@ -158,7 +158,7 @@ def losses(coin: FLAEM, batch: Batch, turns: Int[Tensor, "B"]) -> dict[str, Floa
         terms["sparsity"] = config.xi * concepts.pooled.mean()
     if coin.to_turn is not None:
         logits = coin.to_turn(coin.encode(turned(batch.images, turns)).pooled)
-        terms["rotation"] = config.gamma * nn.functional.cross_entropy(logits, turns)
+        terms["rotation"] = config.gamma * nn.functional.cross_entropy(logits, send(turns, logits.device))
     return terms
 
 
@@ -168,7 +168,7 @@ def turned(images: Float[Tensor, "B C H W"], turns: Int[Tensor, "B"]) -> Float[T
     >>> turned(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([1])).flatten().tolist()
     [2.0, 4.0, 1.0, 3.0]
     """
-    return torch.stack([torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(images, turns, strict=True)])
+    return torch.stack([torch.rot90(image, turn, (1, 2)) for image, turn in zip(images, turns.tolist(), strict=True)])
 
 
 def build(config: FLAEMConfig, problem: Problem, rng: Rng) -> FLAEM:
@@ -186,8 +186,8 @@ def fit(config: FLAEMConfig, problem: Problem, rng: Rng, log: Log) -> FLAEM:
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = problem.train.draw(step, config.train.batch, rng.child("data"))
-        turns = rng.child("turns", step).numpy().integers(0, _TURNS, len(batch.labels))
-        return losses(coin, batch, torch.from_numpy(turns).to(problem.device))
+        turns = rng.child("turns", step).numpy().integers(0, _TURNS, config.train.batch)
+        return losses(coin, batch, torch.from_numpy(problem.group.share(turns)))
 
     train(coin, loss, config.train, log, problem.networks)
     return coin

@@ -143,7 +143,7 @@ def losses(
     if config.gamma:
         terms["mse"] = config.gamma * (coin.decode(concepts) - images).square().mean()
     if config.delta:
-        terms["conciseness"] = started * config.delta * conciseness_diversity(concepts.pooled)
+        terms["conciseness"] = started * config.delta * conciseness_diversity(concepts.pooled, problem.group)
     if config.eta:
         terms["sparsity"] = started * config.eta * concepts.pooled.abs().mean()
     return terms

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coinbench.group import Group
+
 
 def soft_cross_entropy(logits: Float[Tensor, "B Y"], target_logits: Float[Tensor, "B Y"]) -> Float[Tensor, ""]:
     """Return −Σ_c f_c log g_c, batch mean: CE(g(x), f(x)) of VisCoIN eq. 2, with f = softmax(target_logits).
@@ -40,6 +42,11 @@ def entropy(weights: Float[Tensor, "*N K"]) -> Float[Tensor, "*N"]:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def conciseness_diversity(phi: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Return E_x[H(Φ(x))] − H(E_x[Φ(x)]): FLINT's few concepts an image, all in a batch (Parekh et al. 2021)."""
-    return entropy(phi).mean() - entropy(phi.mean(0))
+def conciseness_diversity(phi: Float[Tensor, "B K"], group: Group | None = None) -> Float[Tensor, ""]:
+    """Return E_x[H(Φ(x))] − H(E_x[Φ(x)]): FLINT's few concepts an image, all in a batch (Parekh et al. 2021).
+
+    Args:
+        phi: Φ of a batch, or of one process's share of it.
+        group: the processes whose shares make the batch.
+    """
+    return entropy(phi).mean() - entropy((group or Group()).mean(phi.mean(0)))

@@ -263,7 +263,7 @@ def loss_of(coin: VisCoIN, problem: Problem, rng: Rng) -> Loss:
     def loss(step: int) -> dict[str, Tensor]:
         batch = problem.train.draw(step, config.train.batch, rng.child("data"))
         with torch.no_grad():
-            w = problem.generator.sample(n_sampled, rng.child("synthetic", step))
+            w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
         return pure(batch.images, batch.labels, w)
 
     return loss

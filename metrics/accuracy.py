@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from coinbench.config import EvaluationConfig
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metric import Metric, MetricSpec, Records, collect
 from coinbench.results import Score
 from coinbench.statistics import summarise
 from coinbench.trace import Trace
@@ -134,6 +134,7 @@ def chance_agreement(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "n"]) -> float:
 class Accuracy(Metric):
     """Predictions of g on x and x̃ and of f on x, against the label and each other."""
 
+    takes_turns = True
     specs = (
         ACCURACY,
         ACCURACY_F,
@@ -144,11 +145,6 @@ class Accuracy(Metric):
         PROBABILITY_RECONSTRUCTION,
     )
     cost = "one pass of f over x and of g over x̃ for each image, which other metrics share"
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -164,11 +160,11 @@ class Accuracy(Metric):
         }
         if trace.coin.classifier is not trace.problem.classifier:
             columns["own_f"] = trace.coin.classifier(trace.images).logits.argmax(1)
-        self._parts.append({name: value.cpu().numpy() for name, value in columns.items()})
+        self.parts.append({name: value.cpu().numpy() for name, value in columns.items()})
 
     def records(self) -> Records:
         """Return label, predictions and probability of each image, by index."""
-        return collect(self._parts)
+        return collect(self.parts)
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

@@ -78,6 +78,7 @@ def area(hits: Float[np.ndarray, "n N"] | Bool[np.ndarray, "n N"], counts: list[
 class AreaUnderFaithfulness(Metric):
     """What g reads in images of a growing number of concepts."""
 
+    takes_turns = True
     specs = (AUC_FF, AUC_FF_CURVE)
     limit = "auc_ff_images"
     cost = "decode and g for each N of the method and of the random order, of auc_ff_images images"
@@ -88,7 +89,6 @@ class AreaUnderFaithfulness(Metric):
         index = evaluation.problem.test.index
         chosen = evaluation.rng.child("faithfulness", "images").choose(index, evaluation.config.auc_ff_images)
         self._index = index[chosen]
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -112,7 +112,7 @@ class AreaUnderFaithfulness(Metric):
                 between = np.flatnonzero(kept.any(1) & (kept != active).any(1))
                 if len(between):
                     hit[between] = self._read(trace, rows[between], kept[between]) == labels[between]
-                self._parts.append({"arm": np.full(n, arm), "n": np.full(n, count), "index": index, "hit": hit})
+                self.parts.append({"arm": np.full(n, arm), "n": np.full(n, count), "index": index, "hit": hit})
 
     def _read(self, trace: Trace, rows: Int[np.ndarray, "n"], kept: Bool[np.ndarray, "n K"]) -> Int[np.ndarray, "n"]:
         """Return argmax g of images of the batch decoded from some of their concepts."""
@@ -122,7 +122,7 @@ class AreaUnderFaithfulness(Metric):
 
     def records(self) -> Records:
         """Return whether each image was named right, by arm, N and index."""
-        return collect(self._parts, by=("arm", "n", "index"))
+        return collect(self.parts, by=("arm", "n", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

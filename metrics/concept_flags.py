@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from coinbench.config import EvaluationConfig
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metric import Metric, MetricSpec, Records, collect
 from coinbench.metrics.stability import STABILITY, stability
 from coinbench.results import Score
 from coinbench.rng import Rng
@@ -122,18 +122,14 @@ def dealt(pooled: Float[np.ndarray, "n K"], index: Int[np.ndarray, "n"], rng: Rn
 class ConceptFlags(Metric):
     """The activations of every concept in every image, which several seeds are also compared by."""
 
+    takes_turns = True
     specs = (SHARE, COUNT, STABILITY)
     cost = "no pass; K² · images for correlations, K · classes · images for ranks, times permutations for the null"
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Keep the activations of a batch."""
-        self._parts.append(
+        self.parts.append(
             {
                 "index": trace.index.cpu().numpy(),
                 "class": trace.predicted.cpu().numpy(),
@@ -143,7 +139,7 @@ class ConceptFlags(Metric):
 
     def records(self) -> Records:
         """Return class under g and activations of each image, by index."""
-        return collect(self._parts)
+        return collect(self.parts)
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

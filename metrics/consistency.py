@@ -6,7 +6,6 @@ and is scored on test images. At small scale an untrained decoder passes, so tha
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from coinbench.bank import ConceptBank, build_bank
 from coinbench.coin import CoIN
 from coinbench.config import EvaluationConfig
 from coinbench.log import Log
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records
+from coinbench.metric import Metric, MetricSpec, Records
 from coinbench.metrics.pair_svm import choose_cost, folds, permuted_labels, probe, relative_shift, true_labels
 from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
@@ -153,15 +152,19 @@ def _embed(
     row = np.concatenate([np.tile(c.rows, len(factors)) for c in chosen])
     concept = np.concatenate([np.full(a * b, c.concept) for c, (a, b) in zip(chosen, shapes, strict=True)])
     value = np.concatenate([np.repeat(factors * c.peak, len(c.rows)) for c in chosen])
-    parts, step = [], 4 * config.batch
-    for start in range(0, len(row), step):
+    step = 4 * config.batch
+
+    def embedded(start: int) -> np.ndarray:
         some = slice(start, start + step)
         concepts = bank.concepts.rows(torch.from_numpy(row[some])).to(problem.device)
         mask = torch.from_numpy(concept[some, None] == np.arange(coin.n_concepts)).to(problem.device)
         # Swapping in 0 is scaling by 0: x⁻ needs no pass of its own.
         level = torch.from_numpy(value[some, None]).to(concepts.phi.dtype).to(problem.device)
         images = coin.decode(concepts.swap(mask, concepts.constant(level)))
-        parts.append(problem.classifier.embed(images).cpu().numpy())
+        return problem.classifier.embed(images).cpu().numpy()
+
+    group = problem.group
+    parts = group.join(embedded(start) for start in group.turns(range(0, len(row), step)))
     flat, ends = np.concatenate(parts), np.cumsum([a * b for a, b in shapes])
     return [part.reshape(*shape, flat.shape[1]) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
 
@@ -173,8 +176,8 @@ def measure(
     config: EvaluationConfig,
     rng: Rng,
     arms: tuple[str, str | None],
-) -> Iterator[dict[str, Any]]:
-    """Yield the record of each λ and concept of a network.
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records, one or with its control two, of each λ and concept of a network that are this process's turns.
 
     Args:
         coin: the network.
@@ -192,7 +195,7 @@ def measure(
         for place, bank, chosen in zip(embedded, banks, pairs, strict=True):
             found = _embed(coin, problem, bank, [chosen[k] for k in alive], config)
             place.update(zip(alive, found, strict=True))
-    tasks = [(number, lam, k) for number, lam in enumerate(config.lambdas, start=1) for k in range(coin.n_concepts)]
+    every = [(number, lam, k) for number, lam in enumerate(config.lambdas, start=1) for k in range(coin.n_concepts)]
 
     def rows(task: tuple[int, float, int]) -> list[dict[str, Any]]:
         number, lam, k = task
@@ -204,8 +207,7 @@ def measure(
 
     # libsvm works without Python's lock: as many concepts at once as torch has threads. Their order stays.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for found in pool.map(rows, tasks):
-            yield from found
+        yield from pool.map(rows, problem.group.turns(every))
 
 
 def concept_rows(
@@ -238,24 +240,25 @@ def concept_rows(
 
 
 def _batches(split: Split, index: np.ndarray, size: int) -> Iterator[Batch]:
-    """Go through the images of a split that have the given indices."""
+    """Go through the images of a split that have the given indices: the batches of this process's turns."""
     rows = np.flatnonzero(np.isin(split.index, index))
-    for start in range(0, len(rows), size):
+    for start in split.group.turns(range(0, len(rows), size)):
         yield split.take(rows[start : start + size])
 
 
-def _watched(rows: Iterable[dict[str, Any]], total: int, log: Log) -> Iterator[dict[str, Any]]:
+def _watched(rows: Iterable[list[dict[str, Any]]], total: int, log: Log, what: str) -> Iterator[list[dict[str, Any]]]:
     """Report progress, and stop between two concepts when asked to."""
     began = time.monotonic()
     for number, row in enumerate(rows, start=1):
         log.check()
-        log.progress(number, total, (time.monotonic() - began) / number * (total - number), "concept scores")
+        log.progress(number, total, (time.monotonic() - began) / number * (total - number), what)
         yield row
 
 
 class Consistency(Metric):
     """One SVM score per concept, λ and arm."""
 
+    takes_turns = True
     specs = (CONSISTENCY, SHIFT, DEAD)
     limit = "consistency_images"
     cost = (
@@ -263,33 +266,33 @@ class Consistency(Metric):
         "permutations) fits of an SVM on 2N embeddings, on as many threads as torch has"
     )
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[ConceptBank] = []
-
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Keep the concepts of a batch."""
-        self._parts.append(ConceptBank.of([trace]))
+        self.parts.append(ConceptBank.of([trace]))
 
     @torch.no_grad()
     def records(self) -> Records:
         """Return one row per arm, λ and concept."""
         coin, problem, config = self.evaluation.coin, self.evaluation.problem, self.evaluation.config
         rng = self.evaluation.rng.child("consistency")
-        test = ConceptBank.join(self._parts)
+        test = ConceptBank.join(self.parts)
         untrained = self.evaluation.untrained().eval()
         splits = (problem.train, self.evaluation.bank.index), (problem.test, test.index)
         controls = [
-            build_bank(untrained, problem, _batches(split, index.numpy(), config.batch)) for split, index in splits
+            build_bank(untrained, problem, _batches(split, index.numpy(), config.batch), turns=True)
+            for split, index in splits
         ]
         banks = (self.evaluation.bank, test), (controls[0], controls[1])
-        found = itertools.chain(
+        own = (
             measure(coin, problem, banks[0], config, rng, ("method", "permuted")),
             measure(untrained, problem, banks[1], config, rng, ("untrained", None)),
         )
-        rows = list(_watched(found, 3 * len(config.lambdas) * coin.n_concepts, self.evaluation.log))
+        total = -(-len(config.lambdas) * coin.n_concepts // problem.group.size)
+        rows = []
+        for found, what in zip(own, ("concept scores", "concept scores, untrained"), strict=True):
+            joined = problem.group.join(_watched(found, total, self.evaluation.log, what))
+            rows += [row for both in joined for row in both]
         columns = ("arm", "lambda", "concept", "images", "dead", "score", "shift", "c")
         return {name: np.array([row[name] for row in rows]) for name in columns}
 

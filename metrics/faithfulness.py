@@ -114,6 +114,7 @@ def interquartile_range(samples: np.ndarray) -> np.ndarray:
 class Faithfulness(Metric):
     """Drop of g's probability of ĉ per image, threshold and arm."""
 
+    takes_turns = True
     specs = (FAITHFULNESS, FAITHFULNESS_MEAN, FAITHFULNESS_IQR, REMOVED)
     limit = "faithfulness_images"
     cost = "decode and g for each different edit of an image: up to (1 + random_draws) for each τ"
@@ -124,7 +125,6 @@ class Faithfulness(Metric):
         index = evaluation.problem.test.index
         chosen = evaluation.rng.child("faithfulness", "images").choose(index, evaluation.config.faithfulness_images)
         self._index = index[chosen]
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -148,7 +148,7 @@ class Faithfulness(Metric):
         row = np.tile(chosen, len(variants))
         drop = self._drop(trace, row, masks & active[row])
         each = len(chosen)
-        self._parts.append(
+        self.parts.append(
             {
                 "index": np.tile(index, len(variants)),
                 "tau": np.repeat([tau for tau, *_ in variants], each),
@@ -185,7 +185,7 @@ class Faithfulness(Metric):
 
     def records(self) -> Records:
         """Return one row per threshold, arm, draw and image."""
-        return collect(self._parts, by=("tau", "arm", "draw", "index"))
+        return collect(self.parts, by=("tau", "arm", "draw", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coinbench.config import EvaluationConfig
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metric import Metric, MetricSpec, Records, collect
 from coinbench.metrics.mse import mean_image
 from coinbench.models import Features
 from coinbench.results import Resamples, Score
@@ -166,13 +166,9 @@ def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple
 class FrechetDistance(Metric):
     """Features of x and x̃, of the mean training image, and of training images."""
 
+    takes_turns = True
     specs = (FD_P, FD_F)
     cost = "one pass of f and of p over x, x̃ and as many training images; d³ for d features in each resample"
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -186,7 +182,7 @@ class FrechetDistance(Metric):
     def records(self) -> Records:
         """Return the features of each image, by arm and index; the mean image has one row."""
         problem, config = self.evaluation.problem, self.evaluation.config
-        n = sum(len(part["index"]) for part in self._parts if part["arm"][0] == "real")
+        n = sum(len(part["index"]) for part in self.parts if part["arm"][0] == "real")
         # As many as there are test images: the distance falls as n grows.
         dice = self.evaluation.rng.child("frechet", "train").uniform(problem.train.index, 1)[:, 0]
         rows = np.sort(dice.argsort()[:n])
@@ -195,7 +191,7 @@ class FrechetDistance(Metric):
             self._keep("train images", batch.index.cpu().numpy(), self._features(batch.images))
         image = mean_image(problem.train)
         self._keep("mean image", np.zeros(1, dtype=np.int64), self._features(image))
-        return collect(self._parts, by=("arm", "index"))
+        return collect(self.parts, by=("arm", "index"))
 
     def _features(self, images: Tensor) -> dict[str, np.ndarray]:
         problem = self.evaluation.problem
@@ -203,7 +199,7 @@ class FrechetDistance(Metric):
 
     def _keep(self, arm: str, index: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         origin = np.full(len(index), self.evaluation.problem.perceptual.origin)
-        self._parts.append({"arm": np.full(len(index), arm), "index": index, **columns, "net": origin})
+        self.parts.append({"arm": np.full(len(index), arm), "index": index, **columns, "net": origin})
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

@@ -119,6 +119,7 @@ def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], wi
 class InceptionDistances(Metric):
     """Features of x and x̃, of the mean training image, and of training images."""
 
+    takes_turns = True
     needs = ("inception",)
     specs = (FID, KID, FD_FILE, KD_FILE)
     cost = "one pass of Inception over x̃, and once for all methods over x and training images: dear without a GPU"
@@ -137,24 +138,25 @@ class InceptionDistances(Metric):
                 mean = self._network(mean_image(problem.train)).cpu().numpy()
         except (DataError, ValueError) as error:
             raise Unavailable(str(error)) from error
-        self._parts = [self._part("mean image", np.zeros(1, dtype=np.int64), mean)]
+        self._mean = self._part("mean image", np.zeros(1, dtype=np.int64), mean)
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Keep the features of the reconstructions of a batch."""
         found = self._network(trace.reconstruction).cpu().numpy()
-        self._parts.append(self._part("method", trace.index.cpu().numpy(), found))
+        self.parts.append(self._part("method", trace.index.cpu().numpy(), found))
 
     def records(self) -> Records:
         """Return the features of each image, by arm and index; the mean image has one row."""
         problem = self.evaluation.problem
+        self.parts.append(self._mean)
         test = np.arange(len(problem.test))
         # As many training images as there are test images, the same as in the floor of the other Fréchet distances.
         dice = self.evaluation.rng.child("frechet", "train").uniform(problem.train.index, 1)[:, 0]
         train = np.sort(dice.argsort()[: len(test)])
         for arm, split, rows in (("real", problem.test, test), ("train images", problem.train, train)):
-            self._parts.append(self._part(arm, split.index[rows], self._of_images(split, rows)))
-        return collect(self._parts, by=("arm", "index"))
+            self.parts.append(self._part(arm, split.index[rows], self._of_images(split, rows)))
+        return collect(self.parts, by=("arm", "index"))
 
     def _of_images(self, split: Split, rows: np.ndarray) -> Float[np.ndarray, "n 2048"]:
         """Return the features of images of the data set, measured once for all methods and seeds.
@@ -175,7 +177,8 @@ class InceptionDistances(Metric):
                 done = sum(map(len, parts))
                 left = (time.monotonic() - began) / done * (len(rows) - done)
                 log.progress(done, len(rows), left, f"{split.name} images seen by Inception")
-            stored.write({"features": torch.cat(parts).numpy()}, log.folder / "features.parquet")
+            features = {"features": torch.cat(parts).numpy()}
+            log.group.lead(lambda: stored.write(features, log.folder / "features.parquet"))
 
         folder_of = evaluation.cache.stage("features", key, make, evaluation.log)
         return stored.read(folder_of / "features.parquet")["features"]

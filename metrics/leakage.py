@@ -125,6 +125,7 @@ def partners(
 class Leakage(Metric):
     """Pictures of the concepts of one image and the Φ′ of another, and the other way about."""
 
+    takes_turns = True
     specs = (LEAKAGE, LEAKAGE_CLASS, LEAKAGE_IMAGE, LEAKAGE_SHARE)
     limit = "leakage_images"
     cost = "two decodes and readings by g of each of leakage_images images; one where there is no Φ′"
@@ -135,7 +136,6 @@ class Leakage(Metric):
         index = evaluation.problem.test.index
         chosen = evaluation.rng.child("leakage", "images").choose(index, evaluation.config.leakage_images)
         self._index = index[chosen]
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -169,11 +169,11 @@ class Leakage(Metric):
 
     def _keep(self, arm: str, same: Records, moved: np.ndarray, changed: np.ndarray, read: np.ndarray) -> None:
         labels = np.full(len(moved), arm)
-        self._parts.append({**same, "arm": labels, "moved": moved, "changed": changed, "as_other": read})
+        self.parts.append({**same, "arm": labels, "moved": moved, "changed": changed, "as_other": read})
 
     def records(self) -> Records:
         """Return what each swap changes in each image, by arm and index."""
-        return collect(self._parts, by=("arm", "index"))
+        return collect(self.parts, by=("arm", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

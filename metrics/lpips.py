@@ -51,6 +51,7 @@ def _specs(net: str) -> tuple[MetricSpec, MetricSpec]:
 class _Lpips(Metric):
     """Distance per image, of x̃ and of the mean training image."""
 
+    takes_turns = True
     cost = "one pass of the trunk over x and over x̃ for each image: dear on VGG16 without a GPU"
     net: ClassVar[str]
     """A perceptual net of LPIPS."""
@@ -76,7 +77,6 @@ class _Lpips(Metric):
         except (DataError, ValueError) as error:
             raise Unavailable(str(error)) from error
         self._foreign = found.foreign
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -89,7 +89,7 @@ class _Lpips(Metric):
             value = torch.cat([part[row] for part in found]).double().cpu().numpy()
             labels = {"arm": arm, "net": self.net, "weights": self._foreign}
             columns = {name: np.full(len(index), label) for name, label in labels.items()}
-            self._parts.append({"index": index, "value": value, **columns})
+            self.parts.append({"index": index, "value": value, **columns})
 
     def _distances(self, images: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         # The maps of x serve both arms.
@@ -98,7 +98,7 @@ class _Lpips(Metric):
 
     def records(self) -> Records:
         """Return the distance of each image in each arm."""
-        return collect(self._parts, by=("arm", "index"))
+        return collect(self.parts, by=("arm", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

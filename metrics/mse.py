@@ -54,6 +54,7 @@ def mean_image(split: Split) -> Float[Tensor, "1 C H W"]:
 class MeanSquaredError(Metric):
     """Squared error per image, of x̃ and of the mean training image."""
 
+    takes_turns = True
     specs = (MSE,)
     cost = "one x̃ for each image, which other metrics share"
 
@@ -61,7 +62,6 @@ class MeanSquaredError(Metric):
         """Start a pass; averages the training images."""
         super().__init__(evaluation)
         self._mean = mean_image(evaluation.problem.train)
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -69,11 +69,11 @@ class MeanSquaredError(Metric):
         for arm, image in (("method", trace.reconstruction), ("mean image", self._mean)):
             value = squared_error(image, trace.images).cpu().numpy()
             index = trace.index.cpu().numpy()
-            self._parts.append({"arm": np.full(len(index), arm), "index": index, "value": value})
+            self.parts.append({"arm": np.full(len(index), arm), "index": index, "value": value})
 
     def records(self) -> Records:
         """Return the error of each image in each arm."""
-        return collect(self._parts, by=("arm", "index"))
+        return collect(self.parts, by=("arm", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

@@ -7,6 +7,7 @@ follows the class does not seem to follow a part.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ _BINS = 8
 _DEVIATIONS = 6
 """Standard deviations above the mean of what permuted images give, from which on a concept follows a part."""
 _TREES = 10
+_FORESTS: dict[str, Any] = {"max_features": 1.0, "min_samples_leaf": 5}
+"""All concepts may be asked at each branch, and a leaf holds no fewer images."""
 
 _IMAGES = (
     "test scenes in turn, each part drawn anew, evenly from all its values and independently of the others and of the "
@@ -212,7 +215,7 @@ def importances(
     for part in factors.T:
         rows, likely = [], []
         for value in range(int(part.max()) + 1):
-            forest = RandomForestClassifier(_TREES, max_features=1.0, min_samples_leaf=5, random_state=seed)
+            forest = RandomForestClassifier(_TREES, random_state=seed, **_FORESTS)
             forest.fit(pooled[fit], part[fit] == value)
             rows.append(forest.feature_importances_)
             # A value that no image of the half has is never told.
@@ -236,6 +239,7 @@ def disentangled(samples: Float[np.ndarray, "R K 2"]) -> np.ndarray:
 class PartAlignment(Metric):
     """Mutual information of concepts and parts, and DCI."""
 
+    takes_turns = True
     specs = (INFORMATION, FOLLOWED, DISENTANGLEMENT, COMPLETENESS, INFORMATIVENESS)
     truth = True
     cost = (

@@ -60,6 +60,7 @@ def shares(change: Float[np.ndarray, "n H W"], inside: Bool[np.ndarray, "parts n
 class PartLocality(Metric):
     """Share of a concept's change inside its part."""
 
+    takes_turns = True
     specs = (LOCALITY,)
     truth = True
     cost = f"K · locality_images decodes and {_POOL} · locality_images drawings of every value of every part"

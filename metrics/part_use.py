@@ -101,6 +101,7 @@ def correlation(a: Float[np.ndarray, "*rows n"], b: Float[np.ndarray, "*rows n"]
 class PartUse(Metric):
     """Relevance of the parts by class, and f's use of them."""
 
+    takes_turns = True
     specs = (USE,)
     truth = True
     limit = "use_images"

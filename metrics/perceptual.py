@@ -41,6 +41,7 @@ class PerceptualDistance(Metric):
     (0.0, 2.0)
     """
 
+    takes_turns = True
     specs = (PD_P,)
     cost = "one pass of p over x and over x̃ for each image"
 
@@ -50,7 +51,6 @@ class PerceptualDistance(Metric):
         problem = evaluation.problem
         with torch.no_grad():
             self._mean = problem.perceptual(mean_image(problem.train))
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -61,11 +61,11 @@ class PerceptualDistance(Metric):
             value = p.distance(original, maps).double().cpu().numpy()
             index = trace.index.cpu().numpy()
             origin = np.full(len(index), p.origin)
-            self._parts.append({"arm": np.full(len(index), arm), "index": index, "value": value, "p": origin})
+            self.parts.append({"arm": np.full(len(index), arm), "index": index, "value": value, "p": origin})
 
     def records(self) -> Records:
         """Return the distance of each image in each arm."""
-        return collect(self._parts, by=("arm", "index"))
+        return collect(self.parts, by=("arm", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

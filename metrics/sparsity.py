@@ -45,6 +45,7 @@ def relevant(relevance: Float[np.ndarray, "Y K"], threshold: float) -> Int[np.nd
 class Sparsity(Metric):
     """Counts on the global relevance of the training images; the test split is not used."""
 
+    takes_turns = True
     specs = (SPARSITY,)
     cost = "no pass: relevances of the training images, averaged once more for each permutation"
 

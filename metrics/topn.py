@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from coinbench.config import EvaluationConfig
-from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
+from coinbench.metric import Metric, MetricSpec, Records, collect
 from coinbench.results import Score
 from coinbench.statistics import summarise
 from coinbench.trace import Trace
@@ -52,13 +52,9 @@ def top(activation: Float[np.ndarray, "B K"], count: int) -> Bool[np.ndarray, "B
 class TopNAccuracy(Metric):
     """Predictions of Θ from a few concepts; nothing is decoded."""
 
+    takes_turns = True
     specs = (TOPN_ACCURACY,)
     cost = "(1 + random_draws) passes of Θ for each N and image; no pass of f, encode or decode"
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass."""
-        super().__init__(evaluation)
-        self._parts: list[Records] = []
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -73,7 +69,7 @@ class TopNAccuracy(Metric):
                 kept = torch.from_numpy(top(order, count)).to(trace.concepts.phi)
                 found = trace.coin.predict(trace.concepts.scale(kept)).argmax(1).cpu().numpy()
                 n = len(index)
-                self._parts.append(
+                self.parts.append(
                     {
                         "n": np.full(n, count),
                         "arm": np.full(n, arm),
@@ -85,7 +81,7 @@ class TopNAccuracy(Metric):
 
     def records(self) -> Records:
         """Return whether each image was named right, by N, arm, draw and index."""
-        return collect(self._parts, by=("n", "arm", "draw", "index"))
+        return collect(self.parts, by=("n", "arm", "draw", "index"))
 
     @staticmethod
     def score(records: Records, config: EvaluationConfig) -> list[Score]:

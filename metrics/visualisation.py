@@ -145,6 +145,7 @@ def maximised(
 class _Visualisation(Metric):
     """Features of visualisations, of the images they start from, and of controls."""
 
+    takes_turns = True
     judge: str
     """What features come from: f, "" for the published Inception, or the file that is not the published one."""
     on_request = True

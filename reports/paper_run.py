@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coinbench.errors import DataError
 from coinbench.inference import seed_interval
 from coinbench.published import Address, Line, PublishedTable
 from coinbench.published.settings import carried, changed, covers, setting_of
 from coinbench.reports.folder import CellFolder, Record, RunFolder, Series, load
 from coinbench.reports.layout import Entry, Numbers
 
-_NEEDS = {"lpips_vgg": ("lpips_vgg", "vgg16"), "fid": ("inception", "inception"),
-          "visualisation_fid": ("visualisation_fid", "inception")}  # fmt: skip
-"""Rows of results that need weights: the metric that makes them, and the weights."""
+_MAKERS = {
+    "accuracy_f": "accuracy",
+    "accuracy_reconstruction": "accuracy",
+    "fid": "inception",
+    "part_consistency_half": "part_consistency",
+}
+"""Rows of results whose metric has another name."""
+_WEIGHTS = {"lpips_vgg": "vgg16", "fid": "inception", "visualisation_fid": "inception"}
+"""Rows that need weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,13 @@ class PaperRun:
     """A run folder as published tables see it."""
 
     def __init__(self, run: RunFolder) -> None:
-        """Group its cells by data set, method and variant."""
+        """Group its cells by data set, method and variant.
+
+        Raises:
+            DataError: no cell says with which settings its numbers were measured.
+        """
+        if not run.cells:
+            raise DataError(f"{run.path}: no cells/*/cell.json there; give the whole --out folder of a run")
         self.run = run
         self.numbers = Numbers(run.records)
         groups: dict[tuple[str, str, str], list[CellFolder]] = {}
@@ -128,12 +141,13 @@ class PaperRun:
         failed = next((cell for cell in variant.cells if cell.status in ("failed", "unfinished")), None)
         if failed and all(cell.status in ("failed", "unfinished") for cell in variant.cells):
             return f"the cell {failed.status}" + (f" ({failed.error})" if failed.error else "")
-        metric, weights = _NEEDS.get(address.metric, (address.metric, ""))
+        metric = _MAKERS.get(address.metric, address.metric)
         for cell in variant.cells:
             if reason := load(cell.path / "unavailable.json").get(metric):
                 return str(reason)
-        brings = f"; `coinbench weights fetch {weights}` and --metrics {metric} bring it" if weights else ""
-        return f"not measured in this run{brings}"
+        weights = _WEIGHTS.get(address.metric)
+        fetched = f"`coinbench weights fetch {weights}` and " if weights else ""
+        return f"not measured in this run; {fetched}--metrics {metric} {'bring' if weights else 'brings'} it"
 
 
 def _holds(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

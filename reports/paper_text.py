@@ -31,7 +31,7 @@ def title_of(found: SideBySide) -> str:
 
 def body(found: SideBySide) -> tuple[list[str], list[list[str]], set[int]]:
     """Return headers, lines, and the lines before which a group ends."""
-    by_dataset = len(found.lines[0].labels) > 1 or found.lines[0].labels[0] == found.lines[0].dataset
+    by_dataset = len(found.lines[0].labels) > 1 or found.lines[0].labels == (found.lines[0].dataset,)
     headers = [*found.table.headers, "numbers", *found.columns]
     lines: list[list[str]] = []
     rules: set[int] = set()

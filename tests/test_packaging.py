@@ -73,9 +73,11 @@ def test_no_file_is_longer_than_four_hundred_lines_and_the_story_fits_130() -> N
 
 def test_every_dependency_is_imported_and_every_import_is_declared() -> None:
     distributions = importlib.metadata.packages_distributions()
+    extras = project()["project"]["optional-dependencies"].values()
     declared = {
         text.split(">")[0].split("~")[0].split("[")[0].lower().replace("_", "-")
-        for text in (*project()["project"]["dependencies"], *project()["project"]["optional-dependencies"]["track"])
+        for texts in (project()["project"]["dependencies"], *extras)
+        for text in texts
     }
     used: set[str] = set()
     # Only pytest loads the fixture of coinbench/testing.py.

@@ -50,19 +50,23 @@ class MetricBench:
         batch: int = 16,
         arrange: Arrange = list,
         problem: Problem | None = None,
+        processes: int = 1,
     ) -> Records:
-        """Return the records of one pass."""
+        """Return the records of one pass, in which so many processes take turns with the batches."""
         problem, config = problem or self.problem, self.config(batch)
         coin = TinyCoIN(problem, support)
         bank = build_bank(coin, problem, problem.train.batches(16))
         untrained: Callable[[], CoIN] = lambda: TinyCoIN(problem, support, seed=1)  # noqa: E731
+        evaluation = Evaluation(coin, problem, config, Rng(0).child("evaluation"), bank, untrained)
         try:
-            running = self.metric(Evaluation(coin, problem, config, Rng(0).child("evaluation"), bank, untrained))
+            running = [self.metric(evaluation) for _ in range(processes)]
         except Unavailable as error:
             raise Skipped(f"cannot be measured here: {error}") from error
-        for part in arrange(list(problem.test.batches(batch))):
-            running.update(Trace(coin, problem, part))
-        found = running.records()
+        for number, part in enumerate(arrange(list(problem.test.batches(batch)))):
+            running[number % processes].update(Trace(coin, problem, part))
+        for other in running[1:]:
+            running[0].parts += other.parts
+        found = running[0].records()
         contract.check_records(found)
         return found
 
@@ -178,6 +182,8 @@ def _batches(bench: MetricBench) -> None:
     ]
     for batch, arrange, how in arranged:
         _equal(bench.score(bench.measure(batch=batch, arrange=arrange)), expected, how, 1e-3)
+    if bench.metric.takes_turns:
+        _equal(bench.score(bench.measure(processes=2)), expected, "in turns of two processes", 0.0)
 
 
 def _shuffled(batches: list[Batch]) -> list[Batch]:

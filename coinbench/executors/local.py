@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from coinbench.errors import CoinbenchError
 from coinbench.files import write_json
@@ -45,6 +46,20 @@ class Outcome:
     """The results of an earlier run were kept."""
 
 
+@runtime_checkable
+class Executor(Protocol):
+    """What a run needs of whatever places its cells."""
+
+    @property
+    def processes(self) -> int:
+        """Processes that share a cell."""
+        ...
+
+    def run(self, planned: list[Planned], display: Display) -> dict[str, Outcome]:
+        """Bring the cells to their end; finished ones are kept."""
+        ...
+
+
 @dataclass(slots=True)
 class LocalExecutor:
     """Runs at most `jobs` workers at a time."""
@@ -52,10 +67,18 @@ class LocalExecutor:
     jobs: int
     cache: Path
     device: str = "auto"
+    devices: int = 1
+    """Processes of a worker, each with a device of its own."""
     tensorboard: bool = False
+    auto_batch: bool = False
     fail_fast: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: list[_Worker] = field(default_factory=list)
+
+    @property
+    def processes(self) -> int:
+        """Processes that share a cell."""
+        return self.devices
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
@@ -95,7 +118,7 @@ class LocalExecutor:
                 waiting.append(cell)
         running = self._running
         # Threads per worker are fixed by --jobs, not by what happens to run, so that numbers do not depend on it.
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = max(1, (os.cpu_count() or 1) // (self.jobs * self.devices))
 
         def end(cell: Planned, outcome: Outcome) -> None:
             outcomes[cell.digest] = outcome
@@ -135,14 +158,15 @@ class _Worker:
         self.cell, self.display = cell, display
         self.began = time.monotonic()
         self.asked: float | None = None
-        self.error = ""
+        self.error, self.code, self.many = "", 0, executor.devices > 1
         self.complaint: deque[str] = deque(maxlen=_COMPLAINT_LINES)
         self.path = cell.folder.with_name(f"{cell.digest}.json")
         write_json(self.path, cell.cell.model_dump(mode="json"))
         command = [sys.executable, "-m", "coinbench", "worker", str(self.path)]
         command += ["--folder", str(cell.folder), "--cache", str(executor.cache)]
-        command += ["--device", executor.device, "--threads", str(threads), "--events"]
-        command += ["--tensorboard"] * executor.tensorboard
+        command += ["--device", executor.device, "--devices", str(executor.devices)]
+        command += ["--threads", str(threads), "--events"]
+        command += ["--tensorboard"] * executor.tensorboard + ["--auto-batch"] * executor.auto_batch
         # A session of its own, so that Ctrl-C reaches this process alone and workers are stopped in order. They
         # also watch stdin: when this process is killed, it closes and they stop.
         self.process = subprocess.Popen(
@@ -165,7 +189,8 @@ class _Worker:
         for line in self.process.stdout:
             event = json.loads(line)
             if "error" in event:
-                self.error = event["error"]
+                # Of several processes the first one to fail knows why; the others miss it.
+                self.error, self.code = self.error or event["error"], self.code or event["exit"]
             else:
                 self.display.event(self.cell.label, event)
 
@@ -190,6 +215,10 @@ class _Worker:
         self._close()
 
     def _close(self) -> None:
+        if self.many:
+            # Processes that the worker started and that may wait for it forever; they are of its session.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         for reader in self.readers:
             reader.join()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
@@ -200,6 +229,8 @@ class _Worker:
     def outcome(self, interrupted: bool) -> Outcome:
         self._close()
         code, seconds = self.process.returncode, time.monotonic() - self.began
+        if code and self.code:
+            code = self.code
         if code == 0:
             return Outcome(0, seconds)
         if code == 130 or (interrupted and code < 0):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coinbench.config import GeneratorConfig
 from coinbench.log import Log
-from coinbench.models import ImageGenerator
+from coinbench.models import ImageGenerator, send
 from coinbench.problem import Split
 from coinbench.rng import Rng, seeded
 from coinbench.specs import GeneratorSpec
@@ -73,7 +73,7 @@ class BetaVAE(ImageGenerator):
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Draw from the prior N(0, 1)."""
-        return torch.randn(n, 1, self.w_dim, generator=rng.torch()).to(self.mean.device)
+        return send(torch.randn(n, 1, self.w_dim, generator=rng.torch()), self.mean.device)
 
     def mean_latent(self) -> Float[Tensor, "V"]:
         """Return the mean of the aggregate posterior over the training images (near the prior's 0)."""
@@ -105,8 +105,8 @@ def fit(config: BetaVAEConfig, network: ImageGenerator, split: Split, rng: Rng, 
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = split.draw(step, config.train.batch, rng.child("data"))
-        noise = torch.randn(len(batch.labels), network.w_dim, generator=rng.child("noise", step).torch())
-        return negative_elbo(network, batch.images, config.beta, noise.to(split.device))
+        noise = torch.randn(config.train.batch, network.w_dim, generator=rng.child("noise", step).torch())
+        return negative_elbo(network, batch.images, config.beta, send(split.group.share(noise), split.device))
 
     train(network, loss, config.train, log)
     with torch.no_grad():

@@ -24,12 +24,13 @@ from coinbench.generators.initial import check_source, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import R1_EVERY, Duel, build_discriminator, check_precision
 from coinbench.log import Log
-from coinbench.models import ImageGenerator
+from coinbench.models import ImageGenerator, send
 from coinbench.networks.stylegan2 import StyleGAN2
 from coinbench.problem import Split, to_uint8
 from coinbench.rng import Rng, seeded
+from coinbench.rows import Rows
 from coinbench.specs import GeneratorSpec
-from coinbench.training import Rows, learning_rate
+from coinbench.training import learning_rate
 
 BEST = "best.safetensors"
 """The average of G with the least Fréchet distance on f so far, where f was at hand; as `init` takes it."""
@@ -61,7 +62,7 @@ class StyleGAN2Generator(ImageGenerator):
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Map n draws of z ~ N(0, 1); without truncation."""
-        z = torch.randn(n, self.z_dim, generator=rng.torch()).to(self.mapping.w_avg.device)
+        z = send(torch.randn(n, self.z_dim, generator=rng.torch()), self.mapping.w_avg.device)
         return self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
 
     def mean_latent(self) -> Float[Tensor, "V"]:
@@ -219,5 +220,7 @@ GENERATOR = GeneratorSpec(
     build=build,
     fit=fit,
     period=R1_EVERY,
+    # G and D take steps in turn outside the shared loop; a G that is taken as it is needs none.
+    alone=lambda config: config.init == "scratch" or config.finetune,
     source="Karras et al. 2020 (StyleGAN2; ADA); VisCoIN paper, section 4 and table 3",
 )

@@ -105,7 +105,7 @@ class StyleGAN2Config(GeneratorConfig):
     @field_validator("train")
     @classmethod
     def _fits(cls, value: TrainConfig) -> TrainConfig:
-        plain = {"optimiser": "adam", "weight_decay": 0.0, "accumulate": 1, "clip": None, "ema": None}
+        plain = {"optimiser": "adam", "weight_decay": 0.0, "accumulate": 1, "clip": None, "ema": None, "keep_every": 0}
         for name, only in plain.items():
             if getattr(value, name) != only:
                 raise ValueError(f"{name} has no part in StyleGAN2's training; leave it at {only}")

@@ -43,7 +43,7 @@ def test_duplicates_are_those_of_numpys_correlation():
     pooled = dice.random((40, 5))
     pooled[:, 3] = 2 * pooled[:, 1] + 0.02 * dice.random(40)
     pooled[:, 4] = 7.0
-    found = np.corrcoef(pooled[:, :4].T)
+    found = np.asarray(np.corrcoef(pooled[:, :4].T))
     assert duplicates(pooled, 0.95).tolist() == [False, False, False, bool(found[1, 3] >= 0.95), False]
     assert duplicates(pooled, 1.0).tolist() == [False] * 5
     # The first stays, however many repeat it.

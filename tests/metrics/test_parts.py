@@ -96,7 +96,7 @@ def test_log_odds_and_correlation_are_those_of_their_definitions():
     p = logits.softmax(1)
     torch.testing.assert_close(log_odds(logits), p.log() - (1 - p).log())
     a, b = np.random.default_rng(0).normal(size=(2, 3, 7))
-    np.testing.assert_allclose(correlation(a, b), [pearsonr(x, y)[0] for x, y in zip(a, b, strict=True)])
+    np.testing.assert_allclose(correlation(a, b), [np.asarray(pearsonr(x, y))[0] for x, y in zip(a, b, strict=True)])
 
 
 def test_effects_are_those_of_the_redrawn_pictures():
