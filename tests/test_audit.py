@@ -73,7 +73,7 @@ def test_the_audit_measures_damage_noise_and_invariance(small: tuple[Audit, Orac
     assert shown.startswith("Head.\n\n## Numbers\n\n| number | better | oracle |")
     assert "All 5 are caught." in shown
     assert "mse rises" not in shown
-    worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), found.games)
+    worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), ())
     assert "* mse rises under haze.\n* mse differs in another order." in text.markdown(worse, "")
 
 
