@@ -41,6 +41,9 @@ USE = MetricSpec(
     oracle="1",
 )
 
+_BATCH = 64
+"""Images in a pass of f. Fixed: where f hardly uses a part, the rounding of another size would show."""
+
 
 def log_odds(logits: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
     """Return log p / (1 − p) of each class, p = softmax(logits).
@@ -127,7 +130,7 @@ class PartUse(Metric):
         evaluation.log.check()
         index, each = test.index[rows], np.arange(len(rows))
         own = truth.factors[index]
-        effects = part_effects(problem, index, own, config.batch)
+        effects = part_effects(problem, index, own, _BATCH)
         use = np.stack([e[each, own[:, p], predicted.numpy()] for p, e in enumerate(effects)], 1)
         use /= np.maximum(np.abs(use).max(1, keepdims=True), 1e-12)
         of_parts = relevance @ (found.followed[:, None] == np.arange(use.shape[1])).astype(np.float64)

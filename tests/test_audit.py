@@ -72,8 +72,8 @@ def test_the_audit_measures_damage_noise_and_invariance(small: tuple[Audit, Orac
     shown = text.markdown(found, "Head.")
     assert shown.startswith("Head.\n\n## Numbers\n\n| number | better | oracle |")
     assert "All 5 are caught." in shown
-    assert "Doubts" not in shown
-    worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), found.games)
+    assert "mse rises" not in shown
+    worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), ())
     assert "* mse rises under haze.\n* mse differs in another order." in text.markdown(worse, "")
 
 

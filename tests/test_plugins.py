@@ -36,7 +36,8 @@ def test_what_a_file_declares_is_listed_described_and_resolved(cli: Cli, tmp_pat
         assert f"from {file}" in cli("info", name, *given).out
     run = ("-m", "pca", "-d", "stripes", "--metrics", "mse,brightness")
     assert "stripes/pca seed 0" in cli("plan", *run, *given).out
-    one_line(cli("plan", *run), 2, "unknown metric 'brightness'")
+    one_line(cli("plan", *run), 2, "unknown data set 'stripes'")
+    one_line(cli("plan", "-m", "flint", "-d", "birds", "--metrics", "brightness"), 2, "unknown metric 'brightness'")
 
 
 def test_a_configuration_says_which_plug_ins_it_needs(cli: Cli, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_an_ablation_runs(cli: Cli, tmp_path: Path) -> None:
         "birds/viscoin seed 0",
         "birds/viscoin [omega=false,K=8] seed 0",
     ]
-    assert {effect["metric"] for effect in found["effects"]} == {"acc (%)", "MSE", "FD-f"}
+    assert {effect["metric"] for effect in found["effects"]} == {"acc (%)", "MSE", "PD-p", "FD-p", "FD-f"}
     names = {path.name for path in (tmp_path / "out" / "tables").iterdir()}
     assert {"viscoin-table20.md", "viscoin-table20.tex", "ablation-directions.md"} <= names
     assert "without Ω: K = 8" in (tmp_path / "out" / "tables" / "viscoin-table20.md").read_text(encoding="utf-8")
