@@ -211,8 +211,16 @@ def assemble(cell: Cell, source: Source, found: Networks, splits: tuple[Split, S
         fingerprints={"data": source.fingerprint}
         | {name: weights.digest(network) for name, network in networks.items()},
         parts=_parts(cell, source),
-        truth=source if isinstance(source, GroundTruth) else None,
+        truth=truth_of(cell.data.name, source),
     )
+
+
+def truth_of(dataset: str, source: Source) -> GroundTruth | None:
+    """Return the source where its data set can be drawn anew.
+
+    Others are not looked at: they would be asked for each attribute by name, and those of CUB read a file.
+    """
+    return source if registry.PROBLEMS.load(dataset).truth and isinstance(source, GroundTruth) else None
 
 
 def _parts(cell: Cell, source: Source) -> Parts:

@@ -27,11 +27,13 @@ from official_files import (
 
 from coinbench import fetch, registry
 from coinbench.data import celebahq, stanfordcars
+from coinbench.data.birds import BirdsConfig
 from coinbench.data.cub200 import CUB200, CUB200Config
 from coinbench.data.prepare import prepare
 from coinbench.data.source import SPLITS
 from coinbench.log import Log
 from coinbench.plan import dataset_config
+from coinbench.pretrain import truth_of
 
 NAMES = tuple(MODULES)
 PACK = "COINBENCH_CUB_PACK"
@@ -331,6 +333,15 @@ def test_cub_knows_parts_and_attributes(tmp_path: Path, monkeypatch: pytest.Monk
     assert source.class_attributes.tolist() == [[0.0, 0.5, 1.0], [0.25, 0.0, 0.125]]
     assert source.image_attributes[0].tolist() == [1, -1, -1], "certainty 1: not visible"
     assert source.image_attributes[7].tolist() == [-1, -1, 1], "a cell too many is not looked at"
+
+
+def test_a_run_reads_no_parts_of_cub_that_nobody_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, "cub200", packed(archives("cub200")))
+    files = {name: content for name, content in archives("cub200")[ONE].items() if "/parts/" not in name}
+    source = opened("cub200", write(tmp_path / "data", files), tmp_path)
+    assert truth_of("cub200", source) is None
+    assert "part_names" not in vars(source)
+    assert truth_of("birds", registry.PROBLEMS.load("birds").open(BirdsConfig(), tmp_path)) is not None
 
 
 def test_celebahq_is_split_as_celeba_or_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
