@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from coinbench.config import EvaluationConfig
@@ -156,10 +157,12 @@ def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple
     (True, True)
     """
     n, dice = len(values), rng.numpy()
-    scale, axes = np.linalg.eigh(statistics(values).covariance)
-    root = (axes * np.sqrt(scale.clip(0))).T
-    samples = (statistics(dice.standard_normal((n, len(root))) @ root) for _ in range(2 * count))
-    draws = np.array([frechet(one, next(samples)) for one in samples])
+    # The last bit of a product depends on how many threads share it.
+    with threadpool_limits(1):
+        scale, axes = np.linalg.eigh(statistics(values).covariance)
+        root = (axes * np.sqrt(scale.clip(0))).T
+        samples = (statistics(dice.standard_normal((n, len(root))) @ root) for _ in range(2 * count))
+        draws = np.array([frechet(one, next(samples)) for one in samples])
     return float(draws.mean()), percentiles(draws)
 
 

@@ -102,12 +102,12 @@ def binned(values: Float[np.ndarray, "n K"]) -> Int[np.ndarray, "n K"]:
     """Return the bin of each value within its column, of at most 8 bins with equal counts; ties stay together.
 
     >>> binned(np.array([[0.0], [0.0], [0.0], [2.0]])).T.tolist()
-    [[1, 1, 1, 2]]
+    [[0, 0, 0, 1]]
     """
     shares = np.arange(1, _BINS) / _BINS
     edges = np.quantile(values, shares, axis=0, method="lower").T
     columns = zip(values.T, edges, strict=True)
-    return np.stack([np.searchsorted(np.unique(edge), column, side="right") for column, edge in columns], 1)
+    return np.stack([np.searchsorted(np.unique(edge), column, side="left") for column, edge in columns], 1)
 
 
 def entropy(shares: Float[np.ndarray, "*rows n"], base: int) -> Float[np.ndarray, "*rows"]:

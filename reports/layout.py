@@ -191,7 +191,7 @@ class Numbers:
 
     def params(self, metric: str, descending: bool = False) -> list[str]:
         """Return the settings a metric was measured at, by their number."""
-        return sorted({r.params for r in self.of(metric)}, key=parameter, reverse=descending)
+        return sorted(sorted({r.params for r in self.of(metric)}), key=parameter, reverse=descending)
 
     def direction(self, metric: str) -> bool | None:
         """Return the metric's higher_is_better."""

@@ -212,8 +212,8 @@ def _consistency(numbers: Numbers, series: Sequence[Series]) -> Table:
     return _table("consistency", "Consistency (%)", headers, columns, rows, numbers, metrics, notes)
 
 
-def _no_setting_last(params: str) -> tuple[bool, float]:
-    return (params == "", parameter(params))
+def _no_setting_last(params: str) -> tuple[bool, float, str]:
+    return (params == "", parameter(params), params)
 
 
 def _concept_row(

@@ -137,7 +137,7 @@ def test_a_full_disk_at_the_end_of_a_run(
     place = finished.copy(disk.folder)
     cell = files(place.stage("cell"))
     named = []
-    for free in (0, 5_000, 18_000, 90_000):
+    for free in (0, 5_000, 9_000, 12_000, 18_000, 90_000):
         with disk.room(free):
             ran = place.run(capfd, "--quiet")
         line = last_line(ran, 1, place.out, "cannot be written", "free space")
