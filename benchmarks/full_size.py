@@ -83,7 +83,8 @@ def command(name: str, root: Path, out: Path, weights: dict[str, Path], methods:
     given = [f"data.root={root.absolute()}", *SETS, *(f"{key}={path}" for key, path in weights.items())]
     # Settings of methods that are left out would be refused.
     given = [text for text in given if not text.startswith("methods.") or text.split(".")[1] in methods.split(",")]
-    words = ["--methods", methods, "--dataset", name, "--limit", "2", "--out", str(out), "--cache", str(out / "cache")]
+    words = ["--methods", methods, "--dataset", name, "--limit", "2", "--out", str(out)]
+    words += ["--cache", str(out.with_name("cache"))]
     return [sys.executable, "-m", "coinbench", "run", *words, *(w for text in given for w in ("--set", text))]
 
 
@@ -130,17 +131,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The paper's experiment at full size, cut to two steps.")
     parser.add_argument("name", choices=("cub200", "celebahq", "stanfordcars"))
     parser.add_argument("--root", type=Path, required=True, help="the data set or a part of it, prepared")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run, made anew")
+    parser.add_argument("--out", type=Path, required=True, help="folder of weights, cache and run")
     parser.add_argument("--methods", default=METHODS, help="viscoin among them")
     given = parser.parse_args()
     generator: Any = getattr(presets, given.name)(("viscoin",)).problem.generator
-    with tempfile.TemporaryDirectory() as folder:
-        weights = files(Path(folder), settle(generator, SIZE).depth)
-        done = subprocess.run(command(given.name, given.root, given.out, weights, given.methods))
-        if done.returncode:
-            sys.exit(done.returncode)
-        cells = {read_json(path)["method"]["name"]: path.parent for path in given.out.glob("cells/*/cell.json")}
-        found = anatomy(cells["viscoin"], Cache(given.out / "cache"))
+    folder = given.out / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Drawn with one seed: the same command resumes.
+    weights = files(folder, settle(generator, SIZE).depth)
+    done = subprocess.run(command(given.name, given.root, given.out / "run", weights, given.methods))
+    if done.returncode:
+        sys.exit(done.returncode)
+    cells = {read_json(path)["method"]["name"]: path.parent for path in given.out.glob("run/cells/*/cell.json")}
+    found = anatomy(cells["viscoin"], Cache(given.out / "cache"))
     # Linux counts in KiB: the largest process below this one, which is a worker.
     found["peak GiB"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
     found["methods"] = {method: told(cell) for method, cell in cells.items()}
