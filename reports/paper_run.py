@@ -145,9 +145,20 @@ class PaperRun:
         for cell in variant.cells:
             if reason := load(cell.path / "unavailable.json").get(metric):
                 return str(reason)
+        if address.params and (elsewhere := self.params(address.metric)):
+            return self._other_params(variant, address.params, elsewhere)
         weights = _WEIGHTS.get(address.metric)
         fetched = f"`coinbench weights fetch {weights}` and " if weights else ""
         return f"not measured in this run; {fetched}--metrics {metric} {'bring' if weights else 'brings'} it"
+
+    @staticmethod
+    def _other_params(variant: Variant, wanted: str, measured: Sequence[str]) -> str:
+        """Say that a metric was measured, but not with a wanted setting of it."""
+        setting, _, number = wanted.partition("=")
+        concepts = setting_of(variant.tree, "method.K")
+        if setting == "N" and isinstance(concepts, int) and int(number) > concepts:
+            return f"K is {concepts} in this run"
+        return f"measured at {', '.join(measured)}, not at {wanted}"
 
 
 def _holds(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

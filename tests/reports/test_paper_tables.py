@@ -136,7 +136,10 @@ def test_settings_of_the_concept_count_that_the_paper_lacks_get_columns(tmp_path
     found = filled("10", Folder(tmp_path).add("birds", "viscoin", numbers, preset="birds").read())
     assert found.columns[-1] == "N = 24"
     assert cell(found, "N = 24", dataset="birds").measured is not None
-    assert cell(found, "N = 16", dataset="birds").verdict == UNAVAILABLE
+    missing = {n: cell(found, f"N = {n}", dataset="birds") for n in (16, 32)}
+    assert {one.verdict for one in missing.values()} == {UNAVAILABLE}
+    assert missing[16].reason == "measured at N=4, N=8, N=24, not at N=16"
+    assert missing[32].reason == "K is 24 in this run"
 
 
 def test_methods_as_lines_have_the_measured_ones_below(tmp_path: Path) -> None:
