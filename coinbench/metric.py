@@ -102,6 +102,16 @@ class Evaluation:
     shared: dict[str, Any] = field(default_factory=dict)
     """What several metrics need of this method."""
 
+    def chosen(self, purpose: str, count: int) -> np.ndarray:
+        """Return the indices of `count` test images, chosen at random by index: the first ones may all be of one class.
+
+        Args:
+            purpose: key of the draw; what is chosen for the same purpose in another number holds or is held by this.
+            count: how many; all where there are no more.
+        """
+        index = self.problem.test.index
+        return index[self.rng.child(purpose, "images").choose(index, count)]
+
     def once(self, what: str, make: Callable[[Evaluation], Shared]) -> Shared:
         """Return what several metrics need, made by the first that asks; `what` names it."""
         if what not in self.shared:

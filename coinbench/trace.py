@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,6 +30,10 @@ class Trace:
     def index(self) -> Int[Tensor, "B"]:
         """Position of each image in its data set, the key of every random draw for it."""
         return self.batch.index
+
+    def rows_of(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the rows of the batch whose images are among those chosen by index."""
+        return np.flatnonzero(np.isin(self.index.cpu().numpy(), chosen))
 
     @property
     def images(self) -> Float[Tensor, "B C H W"]:

@@ -86,14 +86,12 @@ class AreaUnderFaithfulness(Metric):
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass over images chosen by index, those of faithfulness among them or the other way about."""
         super().__init__(evaluation)
-        index = evaluation.problem.test.index
-        chosen = evaluation.rng.child("faithfulness", "images").choose(index, evaluation.config.auc_ff_images)
-        self._index = index[chosen]
+        self._chosen = evaluation.chosen("faithfulness", evaluation.config.auc_ff_images)
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Decode the chosen images of a batch from more and more concepts."""
-        rows = np.flatnonzero(np.isin(trace.index.cpu().numpy(), self._index))
+        rows = trace.rows_of(self._chosen)
         if not len(rows):
             return
         config, rng = self.evaluation.config, self.evaluation.rng.child("auc_ff")

@@ -120,16 +120,14 @@ class Faithfulness(Metric):
     cost = "decode and g for each different edit of an image: up to (1 + random_draws) for each τ"
 
     def __init__(self, evaluation: Evaluation) -> None:
-        """Start a pass over images chosen by index, since the first ones of a folder may all be of one class."""
+        """Start a pass over images chosen by index."""
         super().__init__(evaluation)
-        index = evaluation.problem.test.index
-        chosen = evaluation.rng.child("faithfulness", "images").choose(index, evaluation.config.faithfulness_images)
-        self._index = index[chosen]
+        self._chosen = evaluation.chosen("faithfulness", evaluation.config.faithfulness_images)
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Remove concepts from the images of a batch and look at them again."""
-        chosen = np.flatnonzero(np.isin(trace.index.cpu().numpy(), self._index))
+        chosen = trace.rows_of(self._chosen)
         if not len(chosen):
             return
         config, rng = self.evaluation.config, self.evaluation.rng.child("faithfulness")

@@ -133,14 +133,12 @@ class Leakage(Metric):
     def __init__(self, evaluation: Evaluation) -> None:
         """Start a pass over images chosen by index."""
         super().__init__(evaluation)
-        index = evaluation.problem.test.index
-        chosen = evaluation.rng.child("leakage", "images").choose(index, evaluation.config.leakage_images)
-        self._index = index[chosen]
+        self._chosen = evaluation.chosen("leakage", evaluation.config.leakage_images)
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
         """Swap Φ′, and Φ, of the chosen images of a batch."""
-        rows = np.flatnonzero(np.isin(trace.index.cpu().numpy(), self._index))
+        rows = trace.rows_of(self._chosen)
         if not len(rows):
             return
         bank, coin = self.evaluation.bank, trace.coin
