@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from coinbench import weights
-from coinbench.errors import DataError, UsageError, unknown
+from coinbench.errors import DataError, UsageError, is_out_of_memory, unknown
 from coinbench.generators import published, published_tensorflow
 from coinbench.generators.initial import PARTS, misfits
 from coinbench.generators.published import Module, Network
@@ -87,10 +87,14 @@ def convert(path: Path, out: Path, only: tuple[str, ...] = ()) -> None:
             raise UsageError(f"{out}: would replace what is converted; choose another name")
         with path.open("rb") as file:
             sha256, source, tensors = _read(file, only or PARTS)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Refused as error:
         raise DataError(f"{path}: {error}; {_REMEDY}") from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise DataError(f"{path}: takes more memory to read than there is; free some, or {_REMEDY}") from error
+        if not isinstance(error, OSError):
+            raise
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     weights.write(tensors, out, _metadata(path, sha256, source))
 
 
