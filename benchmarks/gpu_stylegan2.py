@@ -150,7 +150,7 @@ def generator_speed(
 def _variant(
     runs: Runs, network: StyleGAN2, w: Tensor, kind: str, way: str, exact: Gradient, flops: int, rounds: int
 ) -> dict[str, Any]:
-    network.synthesis.low = LOW[kind]
+    network.synthesis.lower(LOW[kind])
     with tensor_float(kind != "fp32"):
         run = Gradient(network, w, way)
         seconds = timed(run, runs.device, rounds)

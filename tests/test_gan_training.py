@@ -34,7 +34,7 @@ DOUBLE = torch.float64
 def settings(**changes: object) -> StyleGAN2Config:
     train = {"steps": 18, "batch": 4, "lr": 2e-3, "betas": (0.0, 0.99), "log_every": 1, "checkpoint_seconds": 0}
     changes["train"] = TrainConfig.model_validate(train | dict(changes.pop("train", {})))  # pyright: ignore[reportCallIssue, reportArgumentType]
-    config = small_generator(GENERATOR, ada_kimg=0.02, r1=1.0, **changes)
+    config = small_generator(GENERATOR, **{"ada_kimg": 0.02, "r1": 1.0} | changes)
     assert isinstance(config, StyleGAN2Config)
     return config
 

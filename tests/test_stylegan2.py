@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coinbench.models import channels_last
 from coinbench.networks import fir
 from coinbench.networks.stylegan2 import Mapping, Noise, StyleGAN2, SynthesisLayer, ToRGB, count_styles
-from coinbench.networks.stylegan2_discriminator import Discriminator, spread
+from coinbench.networks.stylegan2_discriminator import Discriminator, minibatch_deviation
 from coinbench.networks.stylegan2_layers import Convolution, FullyConnected
 
 
@@ -146,13 +146,13 @@ def test_a_convolution_of_d_follows_its_definition(size: int, down: bool) -> Non
 
 def test_the_minibatch_deviation_is_that_of_each_group() -> None:
     x = rand(6, 4, 3, 3)
-    found = spread(x, 3)
+    found = minibatch_deviation(x, 3)
     for i in range(6):
         group = x[[i % 2, i % 2 + 2, i % 2 + 4]]
         expected = (group.var(0, correction=0) + 1e-8).sqrt().mean()
         torch.testing.assert_close(found[i], expected.expand(1, 3, 3))
     with pytest.raises(ValueError, match="a batch of 6 does not divide into groups of 4"):
-        spread(x, 4)
+        minibatch_deviation(x, 4)
 
 
 # Whole networks
@@ -213,7 +213,7 @@ def test_half_precision_draws_the_same_images(low: torch.dtype) -> None:
     z = torch.randn(4, 12)
     with torch.no_grad():
         single = network(z)
-        network.synthesis.low = low
+        network.synthesis.lower(low)
         half = network(z)
     assert half.dtype == torch.float32
     error = (half - single).square().mean().sqrt() / single.std()

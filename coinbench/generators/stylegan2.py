@@ -159,7 +159,7 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     checkpoints.save(log.folder / NETWORKS, duel.networks(), {"kimg": f"{train.steps * train.batch / 1000:g}"})
     with torch.no_grad():
         network.load_state_dict(duel.average.state_dict())
-    network.synthesis.low = None
+    network.synthesis.lower(None)
 
 
 class _Judge:
