@@ -100,6 +100,13 @@ def test_the_content_of_a_source_determines_g_and_its_place_does_not(tmp_path: P
         settings(init=tmp_path / "gone.safetensors").digest()
 
 
+def test_truncation_changes_what_is_learnt_from_g_and_not_g() -> None:
+    plain, cut = settings(), settings(truncation=0.7, cutoff=3)
+    assert not {"truncation", "cutoff"} & plain.key().keys(), "what was trained before there was one is found"
+    assert cut.key() == plain.key() | {"truncation": 0.7, "cutoff": 3}
+    assert cut.weights_key() == plain.weights_key() == plain.key()
+
+
 def test_a_conditional_source_is_refused_for_what_it_is(tmp_path: Path) -> None:
     with seeded(Rng(3)):
         network = StyleGAN2(size=16, z_dim=6, w_dim=6, depth=2, base=64, most=4, c_dim=3)

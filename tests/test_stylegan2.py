@@ -286,7 +286,14 @@ def test_mean_latent_and_truncation() -> None:
     for _ in range(3):
         mapping.track(w, decay=0.5)
     torch.testing.assert_close(mapping.w_avg, w.mean(0) * (1 - 0.5**3))
-    torch.testing.assert_close(mapping.truncate(w, 0.7), mapping.w_avg + 0.7 * (w - mapping.w_avg))
+    many = w[:, None].repeat(1, 4, 1)
+    expected = mapping.w_avg + 0.7 * (many - mapping.w_avg)
+    torch.testing.assert_close(mapping.truncate(many, 0.7), expected)
+    some = mapping.truncate(many, 0.7, 3)
+    torch.testing.assert_close(some[:, :3], expected[:, :3])
+    assert torch.equal(some[:, 3:], many[:, 3:])
+    assert torch.equal(mapping.truncate(many, 0.0), mapping.w_avg.expand_as(many))
+    assert mapping.truncate(many, 1.0) is many
 
 
 def test_freeze_d_leaves_the_first_layers() -> None:

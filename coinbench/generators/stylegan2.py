@@ -49,6 +49,7 @@ class StyleGAN2Generator(ImageGenerator):
         self.size, self.channels, self.w_dim, self.z_dim = size, network.channels, network.w_dim, network.z_dim
         self.drawn, self.crop, self.styles = network.size, config.crop, network.n_styles
         self.n_styles = network.n_styles if config.space == "w+" else 1
+        self.truncation, self.cutoff = config.truncation, config.cutoff
 
     def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Draw images with constant noise, cut to [-1, 1]."""
@@ -61,9 +62,10 @@ class StyleGAN2Generator(ImageGenerator):
         return images.clamp(-1, 1)
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
-        """Map n draws of z ~ N(0, 1); without truncation."""
+        """Map n draws of z ~ N(0, 1), truncated where the settings say so."""
         z = send(torch.randn(n, self.z_dim, generator=rng.torch()), self.mapping.w_avg.device)
-        return self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
+        w = self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
+        return self.mapping.truncate(w, self.truncation, self.cutoff)
 
     def mean_latent(self) -> Float[Tensor, "V"]:
         """Return w̄, the average that training tracked."""
@@ -167,7 +169,7 @@ class _Judge:
 
     def __init__(self, config: StyleGAN2Config, network: StyleGAN2Generator, duel: Duel, rng: Rng, log: Log) -> None:
         self.log, self.rng = log, rng.child("samples")
-        self.seen = StyleGAN2Generator(duel.average, network.size, config).eval()
+        self.seen = StyleGAN2Generator(duel.average, network.size, config.untruncated()).eval()
         self.every = max(1, round(config.judge_kimg * 1000 / config.train.batch))
         self.batch, self.steps = config.train.batch, config.train.steps
         self.path = log.folder / "judged.csv"

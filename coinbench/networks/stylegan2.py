@@ -100,9 +100,15 @@ class Mapping(nn.Module):
         """Move w̄ towards the mean of a batch."""
         self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, decay))
 
-    def truncate(self, w: Float[Tensor, "B V"], psi: float) -> Float[Tensor, "B V"]:
-        """Move w towards w̄: ψ = 1 leaves it, ψ = 0 is w̄."""
-        return torch.lerp(self.w_avg.expand_as(w), w, psi)
+    def truncate(self, w: Float[Tensor, "B L V"], psi: float, cutoff: int | None = None) -> Float[Tensor, "B L V"]:
+        """Move the first `cutoff` latents (None: all) towards w̄: ψ = 1 leaves them, to the bit; ψ = 0 is w̄.
+
+        Karras et al. 2019, appendix B.
+        """
+        if psi == 1:
+            return w
+        moved = torch.lerp(self.w_avg.expand_as(w), w, psi)
+        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], 1)
 
 
 class SynthesisLayer(Modulated, Filtered):
