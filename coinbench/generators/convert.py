@@ -267,7 +267,7 @@ def as_text(found: dict[str, Any]) -> str:
         part: f"{held['values']:,} values in {held['tensors']} tensors" for part, held in found["networks"].items()
     }
     lines |= {
-        "use with": _flags(found["arguments"]),
+        "use with": _flags(found["arguments"], found["discriminator"]),
         "generator": settings(found["arguments"]),
         "discriminator": settings(found["discriminator"]),
         "from": f"{found['file']} ({found['format']})",
@@ -280,12 +280,14 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n".join([found["path"], *(f"  {name:<14} {_line(text)}" for name, text in lines.items() if text)])
 
 
-def _flags(arguments: dict[str, Any]) -> str:
-    """Return the settings with which coinbench can use G; empty where it cannot, since G takes labels."""
+def _flags(arguments: dict[str, Any], discriminator: dict[str, Any] | None) -> str:
+    """Return the settings with which coinbench can use G and D; empty where it cannot, since G takes labels."""
     settings = {"resolution": "size"} | {name: name for name in ("z_dim", "w_dim", "depth", "base", "most", "clamp")}
     if arguments.get("c_dim") != 0 or not arguments.keys() >= {*settings.values()}:
         return ""
     given = {"net": "stylegan2"} | {name: json.dumps(arguments[own]) for name, own in settings.items()}
+    if discriminator and discriminator.get("group"):
+        given["group"] = json.dumps(discriminator["group"])
     return " ".join(f"--set problem.generator.{name}={value}" for name, value in given.items())
 
 

@@ -20,7 +20,7 @@ from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
 from coinbench.errors import UsageError
 from coinbench.files import write_atomically
-from coinbench.generators.initial import check_source, start_from
+from coinbench.generators.initial import check_source, recorded_group, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import R1_EVERY, Duel, build_discriminator, check_precision
 from coinbench.log import Log
@@ -105,8 +105,12 @@ def build(config: StyleGAN2Config, size: int, channels: int, rng: Rng) -> StyleG
             clamp=config.clamp,
         )
     if isinstance(config.init, Path):
-        # Before anything is fitted.
-        check_source(config.init, network)
+        # Before anything is fitted. A G that is taken as it is needs no D, and no G but the average.
+        expected: dict[str, nn.Module] = {"G_ema": network}
+        if config.finetune:
+            with torch.device("meta"):
+                expected |= {"G": network, "D": build_discriminator(config, network, rng)}
+        check_source(config.init, expected)
     return StyleGAN2Generator(network, size, config)
 
 
@@ -130,6 +134,7 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
         return
     duel = Duel(config, generator, discriminator, split)
     if average is not None:
+        warn_of_group(config, discriminator.b4.group, log)
         duel.average.load_state_dict(average)
     path = log.folder / CHECKPOINT
     start = duel.load(path) if path.is_file() else 0
@@ -162,6 +167,17 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     with torch.no_grad():
         network.load_state_dict(duel.average.state_dict())
     network.synthesis.lower(None)
+
+
+def warn_of_group(config: StyleGAN2Config, group: int, log: Log) -> None:
+    """Say where D of the file that training starts from compared other numbers of images; no tensor tells it."""
+    told, before = recorded_group(Path(config.init))
+    if told and before != group and config.group is None:
+        batch = config.train.batch
+        log.say(
+            f"{config.init}: D was trained with minibatch deviations over {before or 'all'} images of a batch and goes "
+            f"on with {group}: set problem.generator.group={before or batch} to keep it, or ={group} to say so"
+        )
 
 
 class _Judge:
