@@ -1,5 +1,4 @@
-"""More tables: what few concepts are enough for, what becomes of concepts besides faithfulness and consistency, and what
-they have to do with true parts.
+"""More tables: what few concepts are enough for, what becomes of concepts, and what they have to do with true parts.
 
 The paper has numbers of the first two in its tables 9 to 12.
 """
