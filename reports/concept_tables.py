@@ -40,6 +40,7 @@ _ARMS = {
     "swapped": "x⁺, x⁻ swapped",
     "reconstruction": "λ = 1",
     "train images": "train images",
+    "same distribution": "same distribution",
     "decoded": "decoded, λ = 4",
 }
 """What stands in the column of controls; the method's own number has nothing there."""
@@ -58,7 +59,9 @@ _SAYS = {
     "concept_stability": "Stability: mean correlation of concepts matched one to one between seeds; permuted: what "
     "matching reaches by chance.",
     "part_consistency": "Part consistency: share of images in which one part rises by more than τ with the concept.",
-    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start from.",
+    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start "
+    "from; same distribution: what two samples of n from one distribution show. Intervals are of the distance at that "
+    "n.",
 }
 """What a caption adds where a metric was measured."""
 
