@@ -56,6 +56,13 @@ def test_shares_at_their_bound_keep_an_interval():
     )
 
 
+@pytest.mark.parametrize("hit", [True, False])
+def test_several_hits_of_each_sample_that_all_agree_keep_an_interval(hit):
+    expected = scipy.stats.binomtest(60 * hit, 60).proportion_ci(method="wilson")
+    row = summarise(SPEC, np.full((60, 3), hit), planted.config(), over="images")
+    assert (row.low, row.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
 def test_resamples_are_kept_for_methods_alone():
     config = planted.config()
     kept = summarise(SPEC, np.arange(9.0), config, over="classes").resamples
