@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from coinbench.cache import Cache
 from coinbench.data.official import OfficialConfig, places, root_of
 from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.log import Log
-from coinbench.plan import Planned, RunConfig, cells, dataset_config
-from coinbench.preflight import missing, unmeasured
+from coinbench.outlook import look
+from coinbench.plan import RunConfig, dataset_config
 from coinbench.published_weights import FILES, folder
 
 Facts = dict[str, Any]
@@ -164,27 +164,26 @@ def _dataset(name: str, cache: Cache) -> str:
 def readiness(config: RunConfig, cache: Cache) -> Facts:
     """Return whether `run` could start, how far its cells are, and each thing it would miss, with the remedy.
 
-    Metrics without numbers keep no run from starting.
+    Metrics without numbers keep no run from starting. Of data that are missing the published size stands in, so that
+    weights are looked for at the same time.
     """
-    planned: list[Planned] = []
+    count = 0
     lacking: list[str] = []
+    without: list[str] = []
     for dataset, variants in config.experiments.items():
         part = config.model_copy(update={"experiments": {dataset: variants}})
         try:
-            planned += cells(part, cache, Path("."))
+            seen = look(part, cache, Path("."))
         except CoinbenchError as error:
             lacking.append(str(error))
-    lacking += _lacking(planned, cache)
-    missed = list(dict.fromkeys(lacking)) + unmeasured(planned, cache)
-    return {"ready": not lacking, "cells": len(planned), "missing": missed}
-
-
-def _lacking(planned: list[Planned], cache: Cache) -> Iterator[str]:
-    for cell in planned:
-        yield from map(str, missing(cell, cache))
+            continue
+        count += len(seen.planned)
+        lacking += seen.missing
+        without += seen.unmeasured
     there = next(place for place in (cache.root, *cache.root.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield f"{there}: the cache cannot be written; change its permissions or set --cache DIR"
+        lacking.append(f"{there}: the cache cannot be written; change its permissions or set --cache DIR")
+    return {"ready": not lacking, "cells": count, "missing": list(dict.fromkeys((*lacking, *without)))}
 
 
 _BYTES = ("memory", "available", "free", "size", "free on disk")

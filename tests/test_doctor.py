@@ -142,6 +142,28 @@ def test_a_run_that_lacks_weights_and_data_names_each_with_its_remedy(cli: Cli, 
     one_line(cli("run", "-m", "flint", "-d", "cub200", *IMAGENET, "--quiet"), 4, data[:60])
 
 
+def test_of_missing_data_the_weights_are_looked_for_too(cli: Cli, tmp_path: Path) -> None:
+    words = ("-m", "viscoin", "-d", "cub200")
+    found = asked(cli, *words, code=4)["run"]
+    assert not found["ready"]
+    commands = (
+        "`coinbench data prepare cub200",
+        *(f"`coinbench weights fetch {name}`" for name in ("vgg16", "resnet50", "imagenet256", "alexnet", "inception")),
+    )
+    for command in commands:
+        assert any(command in line for line in found["missing"]), command
+    # A metric without its weights keeps no run from starting; p's trunk does.
+    without = [line for line in found["missing"] if "will have no numbers" in line]
+    assert {line.split()[0] for line in without} == {"lpips_vgg", "lpips_alex", "inception"}
+    # `plan` lists the same.
+    planned = cli("plan", *words, "--no-measure", "--json")
+    assert planned.code == 0
+    told = json.loads(planned.out)
+    assert told["missing"] + told["unmeasured"] == found["missing"]
+    assert all(line in cli("plan", *words, "--no-measure").out for line in found["missing"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cache_that_cannot_be_written_keeps_a_run_from_starting(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("mine")
     found = asked(cli, "-m", "flint", "-d", "birds", code=4)
