@@ -1,5 +1,6 @@
-"""Faces and CUB-200-2011 from zips of a part of them, as gpu_session.py reads them; and smaller zips of the same.
+"""Faces and CUB-200-2011 from zips of a part of them, as `coinbench` reads them; and smaller zips of the same.
 
+    python benchmarks/gpu_packs.py --packs DIR --only faces --unpack --out faces
     python benchmarks/gpu_packs.py --packs DIR --out SMALL --side 144 --quality 90
     python benchmarks/gpu_packs.py --packs DIR --out SMALL --side 256 --quality 80 --only cub
 
@@ -9,9 +10,10 @@ DIR holds
     cub50_256.zip       CUB_200_2011/ in the official layout, the lists cut to its first classes; attributes.txt
     weights/squeezenet1_1_caffe_fp16.npz    f before it is fine-tuned
 
-The commands shrink them for a machine that little can be carried to: no image is enlarged, boxes and parts of CUB
-shrink with their image, names stay. Of the zips with 5,000 faces of 200 px and 50 classes of 256 px the first makes
-56 MB in all, the second 58 MB of CUB alone.
+The first command sorts the faces by labels.csv into faces/{train,test}/{old,young}, or with `--only cub` unpacks CUB.
+The others shrink the zips for a machine that little can be carried to: no image is enlarged, boxes and parts of CUB
+shrink with their image, names stay. Of 5,000 faces of 200 px and 50 classes of 256 px the second command makes 56 MB in
+all, the third 59 MB with CUB alone. gpu_session.py takes either.
 """
 
 from __future__ import annotations
@@ -181,10 +183,19 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=144, help="pixels of the shorter side, at most (default: 144)")
     parser.add_argument("--quality", type=int, default=90, choices=range(1, 96), metavar="1..95", help="of JPEG")
     parser.add_argument("--only", choices=("faces", "cub"), help="one of the two")
+    parser.add_argument("--unpack", action="store_true", help="unpack --only into --out instead")
     given = parser.parse_args()
+    if given.unpack:
+        if not given.only:
+            parser.error("--unpack needs --only faces or --only cub")
+        if given.out.exists():
+            parser.error(f"--out {given.out}: already there; name another folder, or delete it")
     chosen = [given.only, "f"] if given.only else list(FILES)
     total = 0
     try:
+        if given.unpack:
+            (unpack_faces if given.only == "faces" else unpack_cub)(given.packs / FILES[given.only], given.out)
+            return
         for name in chosen:
             target = given.out / FILES[name]
             target.parent.mkdir(parents=True, exist_ok=True)

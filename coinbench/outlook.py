@@ -154,7 +154,7 @@ def _published(data: DataConfig) -> Shape | None:
     if official is None:
         return None
     counts = official.counts(data)
-    val = round(counts.train * data.val_fraction)
+    val = counts.val or round(counts.train * data.val_fraction)
     train = counts.train - val
     files = ((train, data.size), (train, data.resized), (val, data.size), (counts.test, data.size))
     return Shape(counts.classes, 3, train, val, counts.test, here=False, unstored=files)

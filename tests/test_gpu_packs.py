@@ -98,9 +98,10 @@ def test_shrunk_packs_keep_names_and_move_boxes_and_parts_along(cub: Path, faces
 
 
 def test_an_image_that_is_small_enough_is_not_coded_worse() -> None:
-    content = jpeg(30, 20)
-    assert gpu_packs.shrunk(content, 20, 95) == (content, (1.0, 1.0))
-    assert len(gpu_packs.shrunk(content, 20, 50)[0]) < len(content)
+    content = jpeg(60, 50)
+    small, scale = gpu_packs.shrunk(content, 50, 50)
+    assert (len(small) < len(content), scale) == (True, (1.0, 1.0))
+    assert gpu_packs.shrunk(small, 50, 95) == (small, (1.0, 1.0))
 
 
 def test_a_pack_that_is_missing_or_another_one_is_named(faces: Path, cub: Path, tmp_path: Path) -> None:

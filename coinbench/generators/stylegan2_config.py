@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
 from coinbench.errors import DataError
-from coinbench.published_weights import generator_file
+from coinbench.published_weights import converted, generator_file
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -97,7 +97,7 @@ class StyleGAN2Config(GeneratorConfig):
         """
         if isinstance(self.init, Path) or self.init == "scratch":
             return self
-        path = weights / f"{self.init}.safetensors"
+        path = converted(self.init, weights)
         if not path.is_file():
             return self
         found = _content(path)
