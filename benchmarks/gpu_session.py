@@ -46,6 +46,8 @@ END = 0.93
 """Share of a chain's time after which methods are stopped too: the rest is for reports and packing."""
 FIT = 0.8
 """Share of what an estimate leaves to training that is given to it: trained methods take longer to evaluate."""
+LEAST = 60.0
+"""Seconds below which a chain is not begun: its first session says how long G trains."""
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
 """Of every command. TF32 in matrix products too: convolutions have it by default."""
 
@@ -121,7 +123,7 @@ class Chain:
             self.state = read_json(self.record)
             if self.state["sets"] != sets:
                 raise DataError(f"{self.folder}: begun with other settings; name another --work, or delete it")
-        if self.state["finished"]:
+        if self.state["finished"] or seconds < LEAST:
             return
         self.state["sets"] = sets
         base = ["--dataset", self.given["dataset"], "--cache", str(self.cache), "--device", self.session.device]
@@ -132,8 +134,9 @@ class Chain:
             self.state["finished"] = True
             return
         names = self.given["methods"].split(",")
+        self.state["steps"] = self.state["steps"] or self._steps(names, base)
         if not self.state["steps"]:
-            self.state["steps"] = self._steps(names, base)
+            return
         limit = time.monotonic() + END * (self.end - time.monotonic())
         if self._run(names, base, limit) == 0:
             self.state["finished"] = True
@@ -157,7 +160,7 @@ class Chain:
         return True
 
     def _steps(self, names: list[str], base: list[str]) -> dict[str, int]:
-        """Return the steps of each method that take an equal share of the time that is left.
+        """Return the steps of each method that take an equal share of the time that is left; none where there is none.
 
         Raises:
             DataError: a method's step could not be measured.
@@ -165,7 +168,8 @@ class Chain:
         least, most = self._here("steps")
         command = ["plan", *self._words(names, base, dict.fromkeys(names, most)), "--steps", str(self._here("trial"))]
         found = self.folder / "plan.json"
-        self._call([*command, "--json"], self.end, out=found)
+        if self._call([*command, "--json"], self.end, out=found):
+            return {}
         cells = read_json(found)["estimate"]["cells"]
         rows = {row["of"].partition("/")[2].partition(" ")[0]: row for row in cells}
         if unknown := [f"{name} ({row['note']})" for name, row in rows.items() if None in (row["ms"], row["seconds"])]:
@@ -230,7 +234,7 @@ class Chain:
             out: what gets its stdout, else the log.
 
         Raises:
-            DataError: it ended in another way, or `out` is not written whole.
+            DataError: it ended in another way.
         """
         began = time.monotonic()
         words = f"coinbench {' '.join(arguments)}"
@@ -251,7 +255,7 @@ class Chain:
             # So early that it did not listen yet: what there was lies as it was.
             code = 130
         print(f"{self.name}: {arguments[0]} ended with {code} after {seconds} s", flush=True)
-        if code not in (0, 130) or (out and code):
+        if code not in (0, 130):
             raise DataError(f"coinbench {arguments[0]} ended with {code}")
         return code
 

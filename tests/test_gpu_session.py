@@ -139,11 +139,34 @@ def test_methods_get_steps_for_equal_time_and_keep_them_when_the_chain_goes_on(s
     assert not third.asked
 
 
-def test_a_generator_whose_time_is_not_over_goes_on_before_the_methods(session: gpu_session.Session) -> None:
+def test_what_the_time_does_not_suffice_for_is_left_to_the_next_session(session: gpu_session.Session) -> None:
+    # Cut in the trial of `plan`: no steps are fixed yet.
+    first = Scripted(session, [130, 130])
+    first.state["generator seconds"] = 0.0
+    first.run(1000.0)
+    assert [words[0] for words in first.asked] == ["pretrain", "plan"]
+    assert (first.error, first.state["finished"], first.state["steps"]) == ("", False, {})
+    second = Scripted(session, [0, 0])
+    second.run(1000.0)
+    assert [words[0] for words in second.asked] == ["plan", "run"]
+    assert second.state["finished"]
+
+
+def test_a_generator_that_was_cut_goes_on_before_the_methods(session: gpu_session.Session) -> None:
     first = Scripted(session, [130])
-    first.run(10.0)
+    first.run(100.0)
+    # Half of the time is G's, which is not over at once.
     assert [words[0] for words in first.asked] == ["pretrain"]
-    assert not first.average.exists() or not first.error
+    assert not first.average.exists()
+    assert first.state["generator seconds"] == pytest.approx(50)
+    second = Scripted(session, [0, 0, 0])
+    second.run(100.0)
+    assert [words[0] for words in second.asked] == ["pretrain", "plan", "run"]
+    late = Scripted(session, [])
+    late.folder = session.work / "late"
+    late.record = late.folder / "state.json"
+    late.run(5.0)
+    assert (late.asked, late.error, late.state["finished"]) == ([], "", False)
 
 
 def test_a_command_is_stopped_when_its_time_is_over_or_there_is_enough_of_it(session: gpu_session.Session) -> None:
