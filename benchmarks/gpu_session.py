@@ -166,7 +166,12 @@ class Chain:
             DataError: a method's step could not be measured.
         """
         least, most = self._here("steps")
-        command = ["plan", *self._words(names, base, dict.fromkeys(names, most)), "--steps", str(self._here("trial"))]
+        command = [
+            "plan",
+            *self._words(names, base, {name: most for name in names}),
+            "--steps",
+            str(self._here("trial")),
+        ]
         found = self.folder / "plan.json"
         if self._call([*command, "--json"], self.end, out=found):
             return {}
@@ -208,13 +213,14 @@ class Chain:
     def sets(self) -> list[str]:
         """Return the settings of data, f and G; unpacks the images."""
         plan, sets, pack = self.session.plan, [], self.given.get("pack")
+        places: dict[str, Path] = {}
         if pack:
             places = {"{packs}": self.session.unpacked(pack), "{f}": self.session.unpacked("f.safetensors")}
             sets += plan["photographs"]["sets"] + plan.get(pack, {}).get("sets", [])
         sets += self.given["sets"]
         if self.session.smoke:
             sets += plan["smoke"]["sets"]
-        for name, place in places.items() if pack else ():
+        for name, place in places.items():
             sets = [text.replace(name, str(place)) for text in sets]
         return sets
 

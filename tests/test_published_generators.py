@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +133,8 @@ def test_another_file_makes_another_generator(tmp_path: Path) -> None:
     # A worker does not train from another file than the one that was planned.
     with pytest.raises(DataError, match=r"init_sha256 says .* restore that file"):
         first.cell.problem.generator.begin(path.parent)
-    assert second.cell.problem.generator.begin(path.parent).init == path
+    started: Any = second.cell.problem.generator.begin(path.parent)
+    assert started.init == path
     path.write_bytes(one)
     assert planned().digest == first.digest
 
