@@ -166,12 +166,8 @@ class Chain:
             DataError: a method's step could not be measured.
         """
         least, most = self._here("steps")
-        command = [
-            "plan",
-            *self._words(names, base, {name: most for name in names}),
-            "--steps",
-            str(self._here("trial")),
-        ]
+        many: dict[str, int] = dict.fromkeys(names, most)
+        command = ["plan", *self._words(names, base, many), "--steps", str(self._here("trial"))]
         found = self.folder / "plan.json"
         if self._call([*command, "--json"], self.end, out=found):
             return {}
