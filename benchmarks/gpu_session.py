@@ -165,8 +165,8 @@ class Chain:
         Raises:
             DataError: a method's step could not be measured.
         """
-        least, most = self._here("steps")
-        many: dict[str, int] = dict.fromkeys(names, most)
+        least, most = map(int, self._here("steps"))
+        many = dict.fromkeys(names, most)
         command = ["plan", *self._words(names, base, many), "--steps", str(self._here("trial"))]
         found = self.folder / "plan.json"
         if self._call([*command, "--json"], self.end, out=found):

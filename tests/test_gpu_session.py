@@ -55,7 +55,10 @@ def test_all_settings_of_the_plan_exist(name: str, smoke: bool, session: gpu_ses
     resolved = resolve(Request(methods=methods, datasets=CHAINS[name]["dataset"], sets=(*chain.sets(), *sets)))
     (variants,) = resolved.experiments.values()
     (experiment,) = variants.values()
-    assert experiment.problem.generator.net == "stylegan2"
+    alone = resolve(Request(methods=methods, datasets=CHAINS[name]["dataset"], sets=tuple(chain.sets())))
+    ((before,),) = (found.values() for found in alone.experiments.values())
+    generator: Any = before.problem.generator
+    assert (generator.net, generator.init) == ("stylegan2", "scratch")
     assert experiment.data.size == int(name.strip("abcdefghijklmnopqrstuvwxyz"))
     if "methods" in CHAINS[name]:
         assert tuple(experiment.methods) == tuple(methods.split(","))
