@@ -63,6 +63,11 @@ class StyleGAN2Config(GeneratorConfig):
     """Changes of colour as a multiple of p."""
     freeze_d: int = Field(default=0, ge=0)
     """So many first layers of D do not learn (Freeze-D)."""
+    truncation: float = Field(default=1.0, ge=0, le=1)
+    """ψ of samples that a method learns from: w̄ + ψ (w - w̄), closer to the mean and less varied below 1. The weights
+    of G and what is judged while it is trained are without it."""
+    cutoff: int | None = Field(default=None, ge=1)
+    """So many first styles are truncated; default: all."""
     init: Literal["scratch", "celebahq256", "imagenet256", "lsuncars512"] | Path = "scratch"
     """Where training starts: anew, from a published G (`coinbench weights list`), or from a file that `coinbench
     weights convert` or a training wrote."""
@@ -83,6 +88,9 @@ class StyleGAN2Config(GeneratorConfig):
         """
         key = super().key()
         del key["judge_kimg"], key["init_sha256"]
+        if self.truncation == 1:
+            # As before there was one, so that what was trained is found.
+            del key["truncation"], key["cutoff"]
         if isinstance(self.init, Path):
             key["init"] = _content(self.init)
         elif self.init_sha256 is not None:
@@ -108,6 +116,14 @@ class StyleGAN2Config(GeneratorConfig):
             )
         return self.model_copy(update={"init_sha256": found})
 
+    def weights_key(self) -> dict[str, Any]:
+        """Return the same without truncation, which acts on samples of a trained G."""
+        return self.untruncated().key()
+
+    def untruncated(self) -> StyleGAN2Config:
+        """Return the settings with which samples are as G learnt to draw them."""
+        return self.model_copy(update={"truncation": 1.0, "cutoff": None})
+
     def begin(self, weights: Path) -> StyleGAN2Config:
         """Return the settings with the file of a published G in place of its name.
 
@@ -118,7 +134,7 @@ class StyleGAN2Config(GeneratorConfig):
             return self
         path = generator_file(self.init, weights, "problem.generator.init")
         self.pinned(weights)
-        return self.model_copy(update={"init": path})
+        return self.model_copy(update={"init": path, "init_sha256": None})
 
     @field_validator("resolution")
     @classmethod
@@ -148,6 +164,15 @@ class StyleGAN2Config(GeneratorConfig):
             raise ValueError("finetune=false needs a file to take G from: set init")
         if self.init_sha256 and (isinstance(self.init, Path) or self.init == "scratch"):
             raise ValueError("init_sha256 is that of a published G: set init to its name, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _truncated(self) -> StyleGAN2Config:
+        if self.cutoff is not None and (self.space == "w" or self.truncation == 1):
+            why = "one latent for all styles cannot be cut" if self.space == "w" else "nothing is truncated"
+            raise ValueError(
+                f"cutoff={self.cutoff} has no effect: {why}; leave it out, or set truncation with space=w+"
+            )
         return self
 
     @model_validator(mode="after")
