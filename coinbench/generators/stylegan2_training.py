@@ -108,7 +108,8 @@ class Duel:
         """Do step `number` (0-based): G, its path lengths, D, its R1, the average, p."""
         config = self.config
         self._set_rates(number)
-        dice = self._dice(rng.child("step", number))
+        # On the device itself: noise is more than half a million numbers an image at 256 px.
+        dice = rng.child("step", number).torch(self.device)
         self._host_dice = dice if dice.device.type == "cpu" else rng.child("augment", number).torch()
         rows = self.split.rows(number, config.train.batch, rng.child("data"))
         self._teach_generator(dice)
@@ -123,12 +124,6 @@ class Duel:
             if not config.augment:
                 self.controller.p = 0.0
             self.terms["p"] = self.controller.p
-
-    def _dice(self, rng: Rng) -> torch.Generator:
-        """Return what draws on the device itself: noise is more than half a million numbers an image at 256 px."""
-        if self.device.type == "cpu":
-            return rng.torch()
-        return torch.Generator(self.device).manual_seed(rng.key)
 
     def _set_rates(self, number: int) -> None:
         rate = learning_rate(self.config.train, number) / self.config.train.lr
