@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
-from coinbench.errors import DataError
-from coinbench.published_weights import generator_file
+from coinbench.published_weights import generator_file, key_of
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -82,7 +79,8 @@ class StyleGAN2Config(GeneratorConfig):
         key = super().key()
         del key["judge_kimg"]
         if isinstance(self.init, Path):
-            key["init"] = _content(self.init)
+            remedy = "make it with `coinbench weights convert`, or set it to scratch"
+            key["init"] = key_of(self.init, "problem.generator.init", remedy)
         return key
 
     def begin(self, weights: Path) -> StyleGAN2Config:
@@ -129,24 +127,6 @@ class StyleGAN2Config(GeneratorConfig):
         if self.train.batch % group:
             raise ValueError(f"batch {self.train.batch} does not divide into groups of {group} (minibatch deviation)")
         return self
-
-
-def _content(path: Path) -> str:
-    try:
-        state = path.stat()
-        return _sha256(path, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise DataError(
-            f"problem.generator.init={path}: not readable ({error.strerror}); make it with `coinbench weights "
-            "convert`, or set it to scratch"
-        ) from error
-
-
-@lru_cache
-def _sha256(path: Path, size: int, modified: int) -> str:
-    """Return the digest of a file, read once as long as its size and time stay."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
