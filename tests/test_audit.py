@@ -37,7 +37,7 @@ def small() -> tuple[Audit, Oracle]:
 def test_entrants_that_game_a_number_are_caught_by_another(small: tuple[Audit, Oracle]) -> None:
     found, _ = small
     games = {game.name: game for game in found.games}
-    assert len(games) == 5
+    assert len(games) == 7
     assert not found.unavailable
     assert not found.uncaught
     assert "mse" in games["copies x"].first
@@ -71,7 +71,7 @@ def test_the_audit_measures_damage_noise_and_invariance(small: tuple[Audit, Orac
     assert [number["name"] for number in told["numbers"]] == list(numbers)
     shown = text.markdown(found, "Head.")
     assert shown.startswith("Head.\n\n## Numbers\n\n| number | better | oracle |")
-    assert "All 5 are caught." in shown
+    assert "All 7 are caught." in shown
     assert "mse rises" not in shown
     worse = Audit((replace(mse, order=False, damage={"haze": (-1.0,)}),), ())
     assert "* mse rises under haze.\n* mse differs in another order." in text.markdown(worse, "")
