@@ -67,7 +67,7 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables; where there are any, two of further numbers, and one of those that no other shows.
+    """Return the five tables; where there are any, three of further numbers, and one of those that no other shows.
 
     A table that nothing was measured for has no rows.
 
