@@ -124,11 +124,11 @@ def test_what_images_explain_catches_nobody() -> None:
     assert not one.catches(Reading(0.5, 0.4))
     assert not replace(one, reseed=0.2).catches(Reading(0.5))
     # As consistency: the oracle is no better than what knows nothing.
-    weak = replace(one, nulls={"shuffled": Reading(0.1), "constant": Reading(0.92)})
+    weak = replace(one, oracle=Reading(0.8, 0.1), nulls={"shuffled": Reading(0.1), "constant": Reading(0.82)})
     assert weak.no_better_than == ("constant",)
     assert not weak.catches(Reading(0.0))
     told = text.markdown(Audit((weak,), ()), "")
-    assert "* a of the oracle, 0.9, is but for noise no better than that of constant 0.92: it does" in told
+    assert "* a of the oracle, 0.8, is but for noise no better than that of constant 0.82: it does" in told
     # As a flag: the oracle has the best value there is, whoever else has it too.
     flag = Number("flag", False, (0.0, 1.0), Reading(0.0), {}, {"shuffled": Reading(0.0)}, {}, 0.0, True, True)
     assert flag.catches(Reading(0.5, 0.2))
