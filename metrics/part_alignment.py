@@ -316,8 +316,8 @@ class PartAlignment(Metric):
         control = adjusted(fresh.max(2), np.broadcast_to(subtracted, largest.shape))
         rows = [
             summarise(INFORMATION, information_of, config, detail=detail, over="concepts"),
-            summarise(INFORMATION, control.T, config, arm="permuted", detail=detail),
-            summarise(INFORMATION, largest.T, config, arm="subtracted", detail=detail),
+            summarise(INFORMATION, control.T, config, arm="permuted", detail=detail, over="concepts"),
+            summarise(INFORMATION, largest.T, config, arm="subtracted", detail=detail, over="concepts"),
             FOLLOWED.score(_share(followed, len(names)), n=len(names), detail=detail),
             FOLLOWED.score(
                 float(np.mean([_share(follows(one, chance), len(names)) for one in fresh])),
@@ -350,8 +350,8 @@ def _dci(
         values, null = (np.stack([first[i], *drawn], 1) for first in (own, control))
         rows += [
             summarise(spec, values, config, above_chance, detail=detail, over=over),
-            summarise(spec, null, config, above_chance, arm="permuted", detail=detail),
-            summarise(spec, np.stack(drawn, 1), config, chance_alone, arm="subtracted", detail=detail),
+            summarise(spec, null, config, above_chance, arm="permuted", detail=detail, over=over),
+            summarise(spec, np.stack(drawn, 1), config, chance_alone, arm="subtracted", detail=detail, over=over),
         ]
     starts = np.cumsum([int(part.max()) + 1 for part in factors.T])[:-1]
     of_part = np.split(np.stack([own[1], *(arm[1] for arm in chance)], 1), starts)

@@ -158,7 +158,7 @@ class PartUse(Metric):
         orders = [dice.permutation(use.shape[1]) for _ in range(config.permutations)]
         # [class, draw]: the draws of a class are resampled with it.
         chance = np.stack([correlation(relevance[:, order], use) for order in orders], 1)
-        rows.append(summarise(USE, chance, config, n=int(images.sum()), arm="permuted", detail=detail))
+        rows.append(summarise(USE, chance, config, n=int(images.sum()), arm="permuted", detail=detail, over="classes"))
         for c, value, n in zip(classes, found, images, strict=True):
             rows.append(USE.score(value, n=int(n), subject=f"class:{c}", detail=detail))
         return rows

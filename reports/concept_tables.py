@@ -47,6 +47,7 @@ _ARMS = {
     "swapped": "x⁺, x⁻ swapped",
     "reconstruction": "λ = 1",
     "train images": "train images",
+    "same distribution": "same distribution",
     "decoded": "decoded, λ = 4",
     "any part": "any part",
     "even": "even change",
@@ -72,7 +73,9 @@ _SAYS = {
     "concept_stability": "Stability: mean correlation of concepts matched one to one between seeds; permuted: what "
     "matching reaches by chance.",
     "part_consistency": "Part consistency: share of images in which one part rises by more than τ with the concept.",
-    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start from.",
+    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start "
+    "from; same distribution: what two samples of n from one distribution show. Intervals are of the distance at that "
+    "n.",
     "part_information": "Mutual information of a concept with the part that it tells most of, 1: all of it; parts "
     "followed: share of the parts that some concept tells most of.",
     "part_informativeness": "Disentanglement: each concept tells of one part; completeness: each part is told by one "

@@ -271,7 +271,8 @@ def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
     notes = [
         "Mean image: x̃ replaced by the mean training image; "
         "train images: training images against the test images, the floor of a Fréchet distance; "
-        "same distribution: what two samples of n from one distribution show."
+        "same distribution: what two samples of n from one distribution show; intervals, too, are of the distance at "
+        "that n."
     ]
     shown = tuple(dict.fromkeys(("mse", "pd_p", "fd_p", "fd_f", *metrics)))
     headers = ("data set", "metric")
