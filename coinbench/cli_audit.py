@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ def audit(
 ) -> None:
     """Measure an oracle, damaged ones, and entrants that know nothing or cheat; code 3 if one is not caught."""
     from coinbench.audit import run, text
-    from coinbench.audit.setting import prepare
+    from coinbench.audit.setting import prepare, unmeasured
     from coinbench.plan import names
     from coinbench.work import check_device, choose_device
 
@@ -35,6 +36,9 @@ def audit(
     bench, oracle = prepare(dataset, names(metrics), tuple(sets or ()), train, images, shared, choose_device(device))
     say = (lambda line: None) if quiet else (lambda line: print(f"coinbench: audit: {line}", file=sys.stderr))
     found = run.audit(bench, oracle, say)
+    found = replace(
+        found, unavailable={**(unmeasured(bench.metrics, dataset) if not metrics else {}), **found.unavailable}
+    )
     head = (
         f"{len(bench.problem.train)} training and {len(bench.problem.test)} test images of {dataset}, "
         f"{len(bench.metrics)} metrics, evaluation seed {bench.config.seed}."

@@ -29,11 +29,19 @@ _NULL = "0 where a method has no Φ′ (nothing is swapped), or the decoder igno
 
 
 def _spec(
-    name: str, what: str, unit: str, high: float, null: str, formula: str, oracle: str, better: bool | None = False
+    name: str,
+    what: str,
+    unit: str,
+    high: float,
+    null: str,
+    formula: str,
+    oracle: str,
+    better: bool | None = False,
+    version: int = 1,
 ) -> MetricSpec:
     return MetricSpec(
         name=name,
-        version=1,
+        version=version,
         unit=unit,
         bounds=(0.0, high),
         higher_is_better=better,
@@ -57,12 +65,14 @@ LEAKAGE = _spec(
 )
 LEAKAGE_CLASS = _spec(
     "leakage_class",
-    "share of images read as the class of x′, of which they have Φ′ alone",
+    "share of images read as the class of x′, of which they have Φ′ alone; no number where a method has no Φ′",
     "fraction",
     1.0,
-    f"{_NULL}; unswapped: x̃ itself read as the class of x′, the errors of the decoder",
+    "unswapped: x̃ itself read as the class of x′, the errors of the decoder, which is what a decoder that ignores Φ′ "
+    "has; concepts: Φ swapped, Φ′ kept",
     f"mean over x of [argmax g(x_s) = ĉ(x′)], {_SWAPPED}",
     "that of the unswapped arm",
+    version=2,
 )
 LEAKAGE_IMAGE = _spec(
     "leakage_image",
@@ -81,7 +91,9 @@ LEAKAGE_SHARE = _spec(
     1.0,
     "0 where a method has no Φ′; 1 for a decoder that ignores its concepts",
     "s / (s + k), s = mean ‖x̃ − x_s‖², k = mean ‖x̃ − decode(Φ(x′), Φ′(x))‖²; 0 where both are 0",
-    "near 0: the picture is the concepts'",
+    "no best value in itself: Φ′ may well draw what no concept is about, as the scene by the audit's oracle (0.56)",
+    None,
+    2,
 )
 
 
@@ -157,7 +169,7 @@ class Leakage(Metric):
         read = (logits.argmax(1) == target).cpu().numpy()
         self._keep("unswapped", same, zero, zero, read)
         if "method" not in swapped:
-            self._keep("method", same, zero, zero, read)
+            self._keep("method", same, zero, zero, np.zeros(len(index), dtype=bool))
         for arm, concepts in swapped.items():
             decoded = coin.decode(concepts)
             found = coin(decoded)
@@ -185,7 +197,9 @@ class Leakage(Metric):
         numbers: list[tuple[MetricSpec, np.ndarray, str, Statistic]] = []
         for arm in ("method", "concepts"):
             numbers += [(LEAKAGE, of[arm]["moved"], arm, mean), (LEAKAGE_IMAGE, of[arm]["changed"], arm, mean)]
-        numbers += [(LEAKAGE_CLASS, of[arm]["as_other"], arm, mean) for arm in ("method", "concepts", "unswapped")]
+        # Without Φ′ nothing of x′ is in the picture: how often g errs towards its class is no leakage.
+        read = [arm for arm in ("method", "concepts", "unswapped") if arm != "method" or not detail]
+        numbers += [(LEAKAGE_CLASS, of[arm]["as_other"], arm, mean) for arm in read]
         numbers.append((LEAKAGE_SHARE, both, "method", share))
         return [
             summarise(spec, values, config, statistic, arm=arm, detail=detail if arm == "method" else "", over="images")

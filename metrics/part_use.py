@@ -16,6 +16,7 @@ from coinbench.metric import Metric, MetricSpec, Records
 from coinbench.metrics.part_alignment import encoded, redrawn
 from coinbench.problem import Problem, to_float
 from coinbench.results import Score
+from coinbench.rng import Rng
 from coinbench.statistics import summarise
 from coinbench.trace import Trace
 from coinbench.truth import changed
@@ -27,7 +28,7 @@ _PROTOCOL = (
 )
 USE = MetricSpec(
     name="part_use",
-    version=1,
+    version=2,
     unit="correlation",
     bounds=(-1.0, 1.0),
     higher_is_better=True,
@@ -36,7 +37,7 @@ USE = MetricSpec(
         f"{_PROTOCOL}; correlation of both over the parts of a class, 0 where the relevance of all parts is equal; "
         "mean over the classes that g predicts; 95 % interval over classes"
     ),
-    null="permuted: the parts of the relevance permuted, mean over all permutations, which is 0 exactly",
+    null="permuted: the parts of the relevance permuted, alike in all classes, mean over draws: about 0",
     formula="mean over c of corr over p of (mean of Σ_k follows p r_k(x), mean of use_p(x)) over x with ĉ = c",
     oracle="1",
 )
@@ -153,7 +154,11 @@ class PartUse(Metric):
         found, images = correlation(relevance, use), records["images"].reshape(len(classes), -1)[:, 0]
         detail = f"{images.sum()} images"
         rows = [summarise(USE, found, config, n=int(images.sum()), detail=detail, over="classes")]
-        rows.append(USE.score(0.0, n=int(images.sum()), arm="permuted", detail=detail))
+        dice = Rng(config.seed).child("evaluation", "part use").numpy()
+        orders = [dice.permutation(use.shape[1]) for _ in range(config.permutations)]
+        # [class, draw]: the draws of a class are resampled with it.
+        chance = np.stack([correlation(relevance[:, order], use) for order in orders], 1)
+        rows.append(summarise(USE, chance, config, n=int(images.sum()), arm="permuted", detail=detail, over="classes"))
         for c, value, n in zip(classes, found, images, strict=True):
             rows.append(USE.score(value, n=int(n), subject=f"class:{c}", detail=detail))
         return rows

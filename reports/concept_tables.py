@@ -68,7 +68,8 @@ _SAYS = {
     "topn_accuracy": "Top-N: only the N most active concepts kept.",
     "auc_ff": "x_N: decoded from the N most active concepts; AUC over N/K.",
     "leakage": "Φ′ of another image in the place of x's own: how far g's probabilities move, how often g reads that "
-    "image's class, and how much of the change of the picture when both are swapped in turn is that of Φ′.",
+    "image's class (a dash: the method has no Φ′), and how much of the change of the picture when both are swapped in "
+    "turn is that of Φ′.",
     "concept_stability": "Stability: mean correlation of concepts matched one to one between seeds; permuted: what "
     "matching reaches by chance.",
     "part_consistency": "Part consistency: share of images in which one part rises by more than τ with the concept.",
@@ -133,6 +134,6 @@ def _rows(numbers: Numbers, series: Sequence[Series], dataset: str, metric: str)
                 scale=100.0 if percent else 1.0,
                 decimals=1 if percent else significant(entries),
                 higher_is_better=better if arm == "method" else None,
-                # A method shown by its decoder has no other picture; another may have no relevant pair.
-                optional=metric.startswith("visualisation"),
+                # A method shown by its decoder has no other picture; another may have no relevant pair, or no Φ′.
+                optional=metric.startswith("visualisation") or metric == "leakage_class",
             )

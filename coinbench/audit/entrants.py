@@ -150,27 +150,76 @@ class ClassLogits(_Around):
         return self.oracle.decode(Concepts(shown[:, :, None], shown, concepts.support))
 
 
-class AllEqual(_Around):
+class _Aside(_Around):
+    """Scene and parts are in Φ′, which the picture comes from."""
+
+    def aside(self, images: Float[Tensor, "B C H W"]) -> Concepts:
+        """Return the oracle's concepts, and scene and parts as Φ′."""
+        found = self.oracle.encode(images)
+        assert found.support is not None
+        return replace(found, support=torch.cat([found.support, found.pooled], 1))
+
+    def shown(self, concepts: Concepts) -> Concepts:
+        """Return what Φ′ says as concepts of the oracle."""
+        assert concepts.support is not None
+        parts = concepts.support[:, 1:]
+        return Concepts(parts[:, :, None], parts, concepts.support[:, :1])
+
+    def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
+        """Draw what Φ′ says."""
+        return self.oracle.decode(self.shown(concepts))
+
+
+class AllEqual(_Aside):
     """All concepts have one value, which names the class; the picture comes from Φ′."""
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
         """Return 1 + ĉ for all concepts, and scene and parts as Φ′."""
-        found = self.oracle.encode(images)
-        value = 1.0 + self.oracle.predict(found).argmax(1, keepdim=True).to(images.dtype)
+        found = self.aside(images)
+        value = 1.0 + self.oracle.predict(self.shown(found)).argmax(1, keepdim=True).to(images.dtype)
         pooled = value.expand_as(found.pooled)
-        assert found.support is not None
-        return Concepts(pooled[:, :, None], pooled, torch.cat([found.support, found.pooled], 1))
+        return replace(found, phi=pooled[:, :, None], pooled=pooled)
 
     def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
         """Return logits that are largest for the class that the mean names."""
         named = torch.arange(1.0, self.classifier.n_classes + 1, device=concepts.pooled.device)
         return -5 * (concepts.pooled.mean(1, keepdim=True) - named).square()
 
-    def decode(self, concepts: Concepts) -> Float[Tensor, "B C H W"]:
-        """Draw what Φ′ says."""
-        assert concepts.support is not None
-        parts = concepts.support[:, 1:]
-        return self.oracle.decode(Concepts(parts[:, :, None], parts, concepts.support[:, :1]))
+
+class MostlyDead(_Aside):
+    """The concepts of the last part are the oracle's, all others dead; class and picture come from Φ′ and these."""
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
+        """Return the concepts of the last part, and scene and parts as Φ′."""
+        return self.aside(images).scale(self._alive(images))
+
+    def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
+        """Return the oracle's logits of the parts."""
+        return self.oracle.predict(self.shown(concepts))
+
+    def shown(self, concepts: Concepts) -> Concepts:
+        """Return what the concepts of the last part say, and for the others what Φ′ says."""
+        alive, found = self._alive(concepts.phi), super().shown(concepts)
+        phi = torch.where(alive[:, :, None] > 0, concepts.phi, found.phi)
+        return replace(found, phi=phi, pooled=torch.where(alive > 0, concepts.pooled, found.pooled))
+
+    def _alive(self, like: Tensor) -> Float[Tensor, "1 K"]:
+        return (torch.arange(self.n_concepts, device=like.device) >= sum(self.oracle.counts[:-1])).float()[None]
+
+
+class NoiseAndDead(_Aside):
+    """A fourth of the concepts is noise, keyed by the picture, the others are dead; class and picture come from Φ′."""
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Concepts:
+        """Return noise and zeros, and scene and parts as Φ′."""
+        dice = Rng(0).child("noise").uniform(_keys(torch.from_numpy(to_uint8(images))), self.n_concepts)
+        dice[:, self.n_concepts // 4 :] = 0
+        pooled = torch.from_numpy(dice).to(images)
+        return replace(self.aside(images), phi=pooled[:, :, None], pooled=pooled)
+
+    def predict(self, concepts: Concepts) -> Float[Tensor, "B Y"]:
+        """Return the oracle's logits of the parts, to which the noise adds as much for every class."""
+        return self.oracle.predict(self.shown(concepts)) + concepts.pooled.sum(1, keepdim=True)
 
 
 class Watermark(_Around):
@@ -273,6 +322,10 @@ def gaming(oracle: Oracle) -> list[Entrant]:
         Entrant("copies x", Copies(oracle), "Φ′ is x, decode returns it and ignores Φ"),
         Entrant("class logits", ClassLogits(oracle), "concepts are g's classes"),
         Entrant("all equal", AllEqual(oracle), "all concepts have one value, which names the class"),
+        Entrant("most concepts dead", MostlyDead(oracle), "concepts of one part, the others dead; the rest is in Φ′"),
+        Entrant(
+            "noise and dead", NoiseAndDead(oracle), "a fourth of the concepts is noise, the others dead; all is in Φ′"
+        ),
         Entrant("adversarial noise", Watermark(oracle), "Φ moves g through noise of three grey levels, shows nothing"),
         Entrant("duplicated", Duplicated(oracle), "every concept of the oracle twice"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,9 @@ SETTINGS = {
     "part_images": 200,
     "locality_images": 8,
     "use_images": 80,
+    "part_thresholds": (0.1,),
+    "part_consistency_images": 10,
+    "visualisation_pairs": 20,
 }
 """Of an evaluation of seconds: the audit makes two dozen."""
 
@@ -96,6 +100,23 @@ class Bench:
         return Measured(found, failures, specs)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A number, and how sure it is."""
+
+    value: float
+    error: float = 0.0
+    """Half of its 95 % interval; 0 where it has none."""
+
+    def apart(self, other: Reading) -> float:
+        """Return how far two must be apart so that chance alone hardly explains it: both errors together.
+
+        >>> Reading(0.5, 3.0).apart(Reading(0.1, 4.0))
+        5.0
+        """
+        return math.hypot(self.error, other.error)
+
+
 class Measured:
     """Numbers of one entrant, by name: "faithfulness tau=0.2" where a metric has settings."""
 
@@ -106,8 +127,12 @@ class Measured:
         self.specs = {_name(row): specs[row.metric] for row in self._rows}
 
     def values(self) -> dict[str, float]:
-        """Return the number of the entrant itself."""
-        return {_name(row): row.value for row in self._rows if row.arm == "method"}
+        """Return the numbers of the entrant itself."""
+        return {name: reading.value for name, reading in self.readings().items()}
+
+    def readings(self) -> dict[str, Reading]:
+        """Return the numbers of the entrant itself, with their errors."""
+        return {_name(row): Reading(row.value, _error(row)) for row in self._rows if row.arm == "method"}
 
     def nulls(self) -> dict[str, dict[str, float]]:
         """Return what the metric's own controls say, by arm."""
@@ -120,6 +145,11 @@ class Measured:
 
 def _name(row: Score) -> str:
     return f"{row.metric} {row.params}".strip()
+
+
+def _error(row: Score) -> float:
+    half = (row.high - row.low) / 2
+    return half if math.isfinite(half) else 0.0
 
 
 def reordered(split: Split) -> Split:

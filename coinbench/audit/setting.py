@@ -17,7 +17,7 @@ from coinbench.errors import UsageError
 from coinbench.log import Log
 from coinbench.overrides import parse
 from coinbench.plan import Request, cells, resolve
-from coinbench.presets import applies, default_metrics
+from coinbench.presets import applies
 from coinbench.pretrain import load_problem
 from coinbench.problem import Problem
 from coinbench.rng import Rng
@@ -36,7 +36,7 @@ def prepare(
 
     Args:
         dataset: its name.
-        metrics: their names; default: those of a run that names none.
+        metrics: their names; default: all that apply and need no download.
         sets: changes of settings, as after --set.
         train: training images used.
         test: test images used.
@@ -55,7 +55,7 @@ def prepare(
         )
     for name in metrics:
         registry.METRICS.check(name)
-    chosen = metrics or tuple(name for name in default_metrics((dataset,)) if applies(name, dataset))
+    chosen = metrics or tuple(name for name in registry.METRICS.names() if _measurable(name, dataset))
     # Any method will do: f, G and p know none.
     request = Request(methods=registry.METHODS.names()[0], datasets=dataset, sets=sets)
     (planned,) = cells(resolve(request), cache, Path())
@@ -67,6 +67,31 @@ def prepare(
     rng = Rng(config.seed)
     problem = replace(problem, train=some(problem.train, train, rng), test=some(problem.test, test, rng))
     return assembled(problem, chosen, config, cache)
+
+
+def _measurable(metric: str, dataset: str) -> bool:
+    return applies(metric, dataset) and not registry.METRICS.load(metric).needs
+
+
+def unmeasured(metrics: tuple[str, ...], dataset: str) -> dict[str, str]:
+    """Return why each metric that was not asked for is not measured, and what measures it.
+
+    Args:
+        metrics: names of those that are measured.
+        dataset: what they are measured on.
+    """
+    reasons = {}
+    for name in registry.METRICS.names():
+        needs = registry.METRICS.load(name).needs
+        if name not in metrics and needs:
+            fetch = f"coinbench weights fetch {' '.join(needs)}"
+            reasons[name] = f"needs published weights: {fetch}, then coinbench audit --metrics {name}"
+    if "concept_flags" in metrics:
+        reasons["concept_stability"] = (
+            "compares training seeds of one method, and nothing here is trained: coinbench run --metrics concept_flags "
+            f"--methods METHOD --dataset {dataset} --seeds 0:2"
+        )
+    return reasons
 
 
 def assembled(

@@ -54,14 +54,14 @@ def _finite(value: Any) -> Any:
 
 def _row(number: Number, kinds: list[str]) -> list[str]:
     better = {True: "higher", False: "lower", None: ""}[number.better]
-    nulls = [_number(number.nulls.get(name, math.nan)) for name in ("shuffled", "constant")]
+    nulls = [_number(number.nulls[name].value) if name in number.nulls else "" for name in ("shuffled", "constant")]
     arms = ", ".join(f"{arm} {_number(value)}" for arm, value in number.arms.items())
     damage = [
-        f"{number.under(kind)} {' '.join(_number(value) for value in number.damage.get(kind, ()))}".strip()
+        f"{number.under(kind)} {' '.join(_number(found.value) for found in number.damage.get(kind, ()))}".strip()
         for kind in kinds
     ]
     same = ["same" if holds else "differs" for holds in (number.batch, number.order)]
-    return [number.name, better, _number(number.oracle), *nulls, arms, *damage, _number(number.reseed), *same]
+    return [number.name, better, _number(number.oracle.value), *nulls, arms, *damage, _number(number.reseed), *same]
 
 
 def _number(value: float) -> str:
@@ -74,7 +74,7 @@ def _number(value: float) -> str:
 
 
 def _caught(game: Game, found: Audit) -> str:
-    oracle = {number.name: number.oracle for number in found.numbers}
+    oracle = {number.name: number.oracle.value for number in found.numbers}
     told = [f"{name} ({_number(game.values[name])}, {_number(oracle[name])})" for name in game.caught]
     return _named(tuple(told)) or "**nothing**"
 
@@ -85,12 +85,25 @@ def _named(names: tuple[str, ...]) -> str:
 
 
 def _doubts(found: Audit) -> list[str]:
-    """Return a line for each number that damage makes better, or that depends on what it must not depend on."""
+    """Return a line for each number that does not do what a number must, with what follows from it."""
     lines = []
     for number in found.numbers:
-        rising = [kind for kind in number.damage if number.under(kind) == "rises"]
-        if rising:
-            lines.append(f"* {number.name} rises under {', '.join(rising)}.")
+        kinds = {said: ", ".join(k for k in number.damage if number.under(k) == said) for said in ("rises", "uneven")}
+        if kinds["rises"]:
+            lines.append(
+                f"* {number.name} gets better under {kinds['rises']}: a good value may come of concepts that mean less."
+            )
+        if kinds["uneven"]:
+            lines.append(
+                f"* {number.name} is uneven under {kinds['uneven']}: it does not tell little damage from much, nor two "
+                "methods that differ by as much."
+            )
+        if number.better is not None and number.no_better_than and not number.tells:
+            same = " and ".join(f"{name} {_number(number.nulls[name].value)}" for name in number.no_better_than)
+            lines.append(
+                f"* {number.name} of the oracle, {_number(number.oracle.value)}, is but for noise no better than that "
+                f"of {same}: it does not tell concepts with a meaning from others, and catches nobody here."
+            )
         for what, same in (("batches of another size", number.batch), ("another order", number.order)):
             if not same:
                 lines.append(f"* {number.name} differs in {what}.")

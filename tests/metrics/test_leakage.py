@@ -91,6 +91,8 @@ def test_without_a_support_nothing_leaks_and_the_row_says_why(problem):
     scores = measure(Bare(problem.classifier), problem)[1]
     for number in ("leakage", "leakage_image", "leakage_share"):
         assert value(scores, number) == 0
+    # How often g errs towards the other class is no leakage: the number does not apply.
+    assert {s.arm for s in scores if s.metric == "leakage_class"} == {"concepts", "unswapped"}
     said = {s.protocol.rpartition("; ")[2] for s in scores if s.arm == "method"}
     assert said == {"the method has no Φ′: nothing is swapped"}
     assert value(scores, "leakage_image", "concepts") > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from coinbench.bank import build_bank
 from coinbench.cache import Cache
+from coinbench.concepts import Concepts
 from coinbench.config import EvaluationConfig
 from coinbench.conformance.tiny import TinyCoIN, make_problem
 from coinbench.errors import DataError, Unavailable
@@ -83,9 +84,11 @@ def measure(
     weights: dict[str, Path],
     batch: int = 7,
     arrange: Callable[[list[Batch]], list[Batch]] = list,
+    coin: TinyCoIN | None = None,
+    **settings: int,
 ) -> tuple[Records, list[Score]]:
-    config = EvaluationConfig.model_validate({"bootstrap": 100, "batch": batch, "weights": weights})
-    coin = TinyCoIN(problem, support=True)
+    config = EvaluationConfig.model_validate({"bootstrap": 100, "batch": batch, "weights": weights, **settings})
+    coin = coin or TinyCoIN(problem, support=True)
     bank = build_bank(coin, problem, problem.train.batches(16))
     evaluation = Evaluation(
         coin, problem, config, Rng(0).child("evaluation"), bank, lambda: coin, cache=Cache(folder / "cache")
@@ -114,6 +117,65 @@ def reference(net: str, path: Path) -> lpips.LPIPS:
     network.net.load_state_dict(trunk, assign=True)
     network.load_state_dict(heads, strict=False, assign=True)
     return network
+
+
+class Returns(TinyCoIN):
+    """Φ′ is the image; it is what is shown, or an image of one grey."""
+
+    grey: float | None = None
+
+    def encode(self, images: Tensor) -> Concepts:
+        return replace(super().encode(images), support=images.flatten(1))
+
+    def decode(self, concepts: Concepts) -> Tensor:
+        assert concepts.support is not None
+        shown = concepts.support.unflatten(1, self.image)
+        return shown if self.grey is None else torch.full_like(shown, self.grey)
+
+
+@pytest.mark.parametrize("net", TRUNKS)
+def test_lpips_of_a_copy_is_nothing_and_of_the_mean_image_its_control(
+    net: str, files: Files, problem: Problem, tmp_path: Path
+) -> None:
+    weights, own = {TRUNKS[net]: files.of(TRUNKS[net])}, f"pd_{net.removeprefix('lpips_')}_file"
+    _, scores = measure(METRICS.load(net), problem, tmp_path, weights, coin=Returns(problem, support=True))
+    assert value(scores, own) == 0
+    assert value(scores, own, "mean image") > 1e-3
+    grey = Returns(problem, support=True)
+    grey.grey = 0.25
+    flat = replace(problem.train, pixels=np.full_like(problem.train.pixels, round(1.25 * 127.5)))
+    _, scores = measure(METRICS.load(net), replace(problem, train=flat), tmp_path, weights, coin=grey)
+    assert value(scores, own) == pytest.approx(value(scores, own, "mean image"), rel=1e-2)
+
+
+@pytest.mark.parametrize("foreign", ["", "a file"])
+def test_fid_and_kid_of_two_planted_points(foreign: str) -> None:
+    # All pictures of a set have one feature vector: Gaussians without width, and a kernel of three values.
+    u, v, n = np.full(64, 0.5), np.full(64, 0.5), 20
+    v[:16] += 2.0
+    sets = {"real": u, "method": v, "mean image": u, "train images": u}
+    count = {"mean image": 1}
+    records = {
+        "arm": np.repeat(list(sets), [count.get(arm, n) for arm in sets]),
+        "index": np.concatenate([np.arange(count.get(arm, n)) for arm in sets]),
+        "features": np.concatenate([np.tile(f, (count.get(arm, n), 1)) for arm, f in sets.items()]).astype(np.float32),
+    }
+    records["weights"] = np.full(len(records["arm"]), foreign)
+    scores = InceptionDistances.score(records, EvaluationConfig.model_validate({"bootstrap": 100}))
+    fid, kid = ("fd_inception_file", "kd_inception_file") if foreign else ("fid", "kid")
+    assert value(scores, fid) == pytest.approx(16 * 2.0**2, rel=1e-6)
+    kernel = [(float(a @ b) / len(u) + 1) ** 3 for a, b in ((u, u), (v, v), (u, v))]
+    assert value(scores, kid) == pytest.approx(kernel[0] + kernel[1] - 2 * kernel[2], rel=1e-5)
+    assert value(scores, fid, "train images") == pytest.approx(0, abs=1e-6)
+
+
+def test_pictures_that_are_their_sources_have_no_distance(files: Files, tmp_path: Path, quick: None) -> None:
+    few = make_problem(size=SIZE, train=12, test=3)
+    weights = {"inception": files.of("inception")}
+    coin = Returns(few, support=True)
+    _, scores = measure(METRICS.load("visualisation_fid"), few, tmp_path, weights, coin=coin, visualisation_pairs=2)
+    assert value(scores, "visualisation_fd_inception_file") == pytest.approx(0, abs=1e-3)
+    assert value(scores, "visualisation_fd_inception_file", "train images") > 1
 
 
 @pytest.mark.parametrize("net", TRUNKS)

@@ -9,7 +9,7 @@ from scipy.linalg import sqrtm
 
 from coinbench.errors import MetricError
 from coinbench.metrics.frechet import expectation
-from coinbench.metrics.visualisation import Visualisation, chosen_pairs, maximised, total_variation
+from coinbench.metrics.visualisation import Visualisation, VisualisationFid, chosen_pairs, maximised, total_variation
 from coinbench.rng import Rng
 
 
@@ -49,6 +49,27 @@ def textbook(a, b):
     # Covariances may be singular: a little of the identity has a root.
     root = sqrtm((c + 1e-9 * np.eye(len(c))) @ (d + 1e-9 * np.eye(len(c))))
     return np.square(m - n).sum() + np.trace(c + d - 2 * np.real(root))
+
+
+@pytest.mark.parametrize(
+    ("metric", "judge", "name"),
+    [
+        (Visualisation, "f", "visualisation_fd_f"),
+        (VisualisationFid, "", "visualisation_fid"),
+        (VisualisationFid, "a file", "visualisation_fd_inception_file"),
+    ],
+)
+def test_the_distance_is_that_of_the_matrix_root_of_scipy(metric, judge, name):
+    dice = np.random.default_rng(0)
+    arms = {
+        "method": dice.normal(0.5, 2, (40, 6)),
+        "real": dice.normal(size=(40, 6)),
+        "train images": dice.normal(size=(40, 6)),
+    }
+    columns = {"arm": np.repeat(list(arms), 40), "features": np.concatenate(list(arms.values()))}
+    scores = metric.score({**columns, "judge": np.full(120, judge)}, planted.config())
+    for arm in ("method", "train images"):
+        assert value(scores, name, arm) == pytest.approx(textbook(arms["real"], arms[arm]), rel=1e-4)
 
 
 def test_the_planted_model_is_shown_as_it_decodes(problem):
