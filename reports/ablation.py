@@ -68,7 +68,7 @@ Points = Sequence[tuple[str, str]]
 
 def effects(paper: Paper, table: PublishedTable, run: PaperRun, dataset: str) -> list[Effect]:
     """Return the effects of all settings of a table but the default one."""
-    main = paper.main(table.datasets[0], table)
+    main = paper.main(table.datasets[0])
     variants = {row.label: run.at(dataset, row, table, main) for row in table.rows}
     usual = next((row for row in table.rows if variants[row.label] == run.base(dataset, table)), None)
     if usual is None:
