@@ -22,8 +22,8 @@ def resolved(
         table: what to fill.
         seeds: as after --seeds.
         dataset: another one than the table's; its numbers stand beside the published ones.
-        sets: further settings, as after --set. Before them goes what the paper measured with, but not on other data, where
-            nothing is comparable and a small preset has its own.
+        sets: further settings, as after --set. Before them go those that the paper measured with; not on other data,
+            where nothing is comparable and a small preset has its own.
 
     Raises:
         UsageError: nothing of the table can be measured, or a setting is wrong.
