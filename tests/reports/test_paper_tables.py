@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paper_folder import Folder, settings
+from paper_folder import Folder, ablated, settings
 
 from coinbench.errors import DataError
 from coinbench.overrides import parse
 from coinbench.published import PublishedTable, papers
-from coinbench.reports.ablation import as_text, axis_lines, effects, plots
+from coinbench.reports.ablation import axis_lines, plots
 from coinbench.reports.paper_run import PaperRun
 from coinbench.reports.paper_tables import APART, DIFFERS, REPRODUCED, UNAVAILABLE, Cell, SideBySide, build
 from coinbench.reports.paper_text import render
@@ -226,22 +226,6 @@ def test_methods_as_lines_have_the_measured_ones_below(tmp_path: Path) -> None:
     assert cell(found, "acc on x̃ (%)", "VisCoIN", dataset="birds").reason.endswith("--metrics accuracy brings it")
 
 
-def ablated(path: Path, seeds: int = 2) -> PaperRun:
-    """γ of 0, 0.5, 1 and 2.5 on birds: faithfulness rises with it, PD-p as well, MSE up and down."""
-    folder = Folder(path)
-    (sweep,) = chosen(["table14"], [], json.loads(settings("birds", "viscoin")))
-    for seed in range(seeds):
-        for place, point in enumerate(sweep.points):
-            moved = (-1) ** (place + seed)
-            numbers = {
-                ("faithfulness", "tau=0.2"): (0.1 + 0.1 * place + 0.01 * seed, 0.01),
-                ("mse", ""): (0.05 + 0.01 * moved, 0.01),
-                ("pd_p", ""): (0.5 - 0.1 * place, 0.01),
-            }
-            folder.add("birds", "viscoin", numbers, seed, point.variant, point.changes, preset="birds")
-    return folder.read()
-
-
 def test_ablations_are_carried_over_to_the_size_of_the_run(tmp_path: Path) -> None:
     run = ablated(tmp_path)
     found = filled("14", run)
@@ -266,27 +250,13 @@ def test_a_point_that_the_paper_lacks_has_a_line_of_its_own(tmp_path: Path) -> N
     assert cell(found, "MSE", "gamma = 0.7", dataset="birds").measured is not None
 
 
-def test_directions_are_said_where_all_seeds_agree(tmp_path: Path) -> None:
-    found = effects(PAPER, PAPER.table("14"), ablated(tmp_path), "birds")
-    said = {(effect.label, effect.metric): effect.verdict for effect in found}
-    assert said["γ = 0.5", "FF, τ = 0.2"] == "as in the paper"
-    assert said["γ = 0", "FF, τ = 0.2"] == "as in the paper"
-    assert said["γ = 0.2", "MSE"] == "unclear"
-    assert said["γ = 0.5", "PD-p"] == "reversed"
-    (effect,) = [e for e in found if (e.label, e.metric) == ("γ = 0.5", "FF, τ = 0.2")]
-    assert effect.published == pytest.approx(0.094)
-    assert effect.changes == pytest.approx((0.2, 0.2))
-    text = as_text(found)
-    assert re.search(r"\| 14 +\| γ = 0\.5 +\| PD-p +\| +\+0\.089 \| −0\.200 \[−0\.200, −0\.200\] \| +reversed \|", text)
-
-
 def test_ablations_are_drawn(tmp_path: Path) -> None:
     run = ablated(tmp_path)
     (sweep,) = chosen(["table14"], [], json.loads(settings("birds", "viscoin")))
     drawn = plots(sweep.name, sweep.title, sweep.named, run.numbers, "birds", "viscoin")
     assert [plot.name for plot in drawn] == ["ablation-table14-birds", "tradeoff-table14-birds"]
     panels, trade = (plot.draw() for plot in drawn)
-    assert [axes.get_title() for axes in panels.axes] == ["median FF_x, τ = 0.2", "MSE", "PD-p"]
+    assert [axes.get_title() for axes in panels.axes] == ["median FF_x, τ = 0.2", "MSE", "PD-p", "FD-f"]
     (line, *_) = trade.axes[0].get_lines()
     assert np.asarray(line.get_xdata()) == pytest.approx([0.5, 0.4, 0.3, 0.2])
     assert np.asarray(line.get_ydata()) == pytest.approx([0.105, 0.205, 0.305, 0.405])
