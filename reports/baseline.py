@@ -117,7 +117,7 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     """Return by how much the mean over seeds of another run may differ, and where that is from.
 
     Given in the file; else, from five seeds on, what 99 % of the differences of two such means stay below; else the
-    half-width of its interval over the sample; else rounding.
+    half-width of its interval over the sample; else rounding. Never less than float32 rounds: a share of 0 is no tolerance.
 
     Raises:
         UsageError: what is given is no tolerance.
@@ -129,7 +129,7 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     least = max(1e-6 * size, 1e-9)
     for key in (f"{name.metric} {name.params}", name.metric, "*"):
         if key in given:
-            return max(_given(given[key], size, key), 0.0), "given"
+            return max(_given(given[key], size, key), least), "given"
     if len(values) >= FEWEST_SEEDS:
         spread = float(np.std(values, ddof=1)) * (2 / len(values)) ** 0.5
         return max(float(stdtrit(len(values) - 1, 0.995)) * spread, least), "seeds"
