@@ -117,7 +117,7 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     """Return by how much the mean over seeds of another run may differ, and where that is from.
 
     Given in the file; else, from five seeds on, what 99 % of the differences of two such means stay below; else the
-    half-width of its interval over the sample; else rounding. Never less than float32 rounds: a share of 0 is no tolerance.
+    half-width of its interval over the sample; else rounding. Never less than float32 rounds, as a share of 0 would be.
 
     Raises:
         UsageError: what is given is no tolerance.
