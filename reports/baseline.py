@@ -83,7 +83,8 @@ class Baseline(BaseModel):
     two_sided: bool = False
     """Whether a number that is better than its tolerance allows fails too: a metric that changes unasked is broken."""
     tolerances: dict[str, float | str] = Field(default_factory=dict)
-    """Metric, "metric params" or "*" -> tolerance in its unit, or a share of the value as "5%". Kept by an update."""
+    """Metric, "metric params" or "*", of one method as "method/metric" -> tolerance in its unit, or a share of the value as
+    "5%". Kept by an update."""
     data: dict[str, str] = Field(default_factory=dict)
     """Data set -> fingerprint of images and labels."""
     protocols: dict[str, str] = Field(default_factory=dict)
@@ -127,7 +128,8 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     name, values = number.name, list(number.values.values())
     size = abs(float(np.mean(values)))
     least = max(1e-6 * size, 1e-9)
-    for key in (f"{name.metric} {name.params}", name.metric, "*"):
+    keys = (f"{name.metric} {name.params}", name.metric, "*")
+    for key in (*(f"{name.method}/{key}" for key in keys), *keys):
         if key in given:
             return max(_given(given[key], size, key), least), "given"
     if len(values) >= FEWEST_SEEDS:

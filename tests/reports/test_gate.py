@@ -132,6 +132,27 @@ def test_tolerances_are_given_or_of_seeds_or_of_the_sample_or_rounding(
     assert origins["mse"].tolerance == pytest.approx(0.08 / 30)
 
 
+def test_a_tolerance_of_one_method_goes_before_that_of_all(run: Path) -> None:
+    given = {
+        "mse": 8.0,
+        "removed tau=0.1": 4.0,
+        "flint/removed": 0.25,
+        "flint/faithfulness tau=0.4": 0.5,
+        "flint/*": 0.125,
+    }
+    found = {
+        (name.method, name.number): baselines.tolerance(number, given)
+        for name, number in baselines.numbers_of(read_records(run)).items()
+    }
+    assert {key[1] for key, (_, origin) in found.items() if origin != "given" and key[0] == "flint"} == set()
+    assert found["flint", "mse"] == (0.125, "given")
+    assert found["viscoin", "mse"] == (8.0, "given")
+    assert found["flint", "removed at tau=0.1"] == (0.25, "given")
+    assert found["viscoin", "removed at tau=0.1"] == (4.0, "given")
+    assert found["flint", "faithfulness at tau=0.4"] == (0.5, "given")
+    assert found["viscoin", "accuracy"][1] == "sample"
+
+
 @pytest.mark.parametrize("given", ["5%", 0, "0%"])
 @pytest.mark.parametrize("value", [0.0, 0.25])
 def test_a_given_tolerance_is_never_less_than_rounding(
