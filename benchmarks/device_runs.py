@@ -6,7 +6,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,22 @@ def command(given: list[str]) -> str:
     script, *options = given
     kept = [word for before, word in zip(["", *options], options, strict=False) if "--out" not in (before, word)]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *kept])
+
+
+ONLY = "variants to measure, as 'bf16 graph,tf32 graph' (default: all); --out then holds these alone"
+
+
+def chosen(only: str, known: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the variants that `only` names, in the order of `known`; all where it is empty.
+
+    >>> chosen("bf16 graph, fp32 off", [("fp32", "off"), ("fp32", "graph"), ("bf16", "graph")])
+    [('fp32', 'off'), ('bf16', 'graph')]
+    """
+    named = [" ".join(name.split()) for name in only.split(",") if name.strip()]
+    labels = {" ".join(variant): variant for variant in known}
+    if wrong := [name for name in named if name not in labels]:
+        sys.exit(f"--only: unknown {wrong[0]!r}; known: {', '.join(labels)}")
+    return [variant for label, variant in labels.items() if not named or label in named]
 
 
 def peak(device: torch.device, kind: str) -> float | None:

@@ -32,6 +32,10 @@ class Config(BaseModel):
         """Return the values as JSON, without those that change no number."""
         return _without(self.model_dump(mode="json"), _NO_NUMBER, _AS_BEFORE)
 
+    def weights_key(self) -> dict[str, Any]:
+        """Return what of `key` determines trained weights: all, unless some settings act on a trained network alone."""
+        return self.key()
+
     def digest(self) -> str:
         """Return 16 hex digits that identify `key`."""
         return digest(self.key())

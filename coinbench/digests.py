@@ -74,17 +74,21 @@ def parts_digest(cell: Cell) -> str:
 
 
 def generator_digest(cell: Cell) -> str:
-    """Return 16 hex digits of all that determines G."""
+    """Return 16 hex digits of all that determines the weights of G."""
     if found := shipped.find("generator", cell.problem.generator, cell):
         return digest("shipped", found.sha256)
     spec = registry.GENERATORS.load(cell.problem.generator.net)
-    return digest(_seen(cell), cell.problem.generator.key(), _core(), _source(spec.fit))
+    return digest(_seen(cell), cell.problem.generator.weights_key(), _core(), _source(spec.fit))
 
 
 def fit_digest(cell: Cell) -> str:
     """Return 16 hex digits of all that determines the trained network of a cell."""
     spec = registry.METHODS.load(cell.method.name)
     networks = (classifier_digest(cell), generator_digest(cell), perceptual_digest(cell), cell.problem.tap)
+    drawing = cell.problem.generator
+    if drawing.key() != drawing.weights_key():
+        # The same weights, from which a method is taught by other samples.
+        networks = (*networks, drawing.key())
     # Of shipped networks the digests say nothing about the code that methods are trained with.
     return digest(networks, cell.method.key(), cell.seed, _core(), _source(spec.fit))
 

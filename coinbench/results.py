@@ -22,7 +22,7 @@ class Resamples:
     draws: np.ndarray
     """[R]."""
     over: str
-    """What was resampled: images, concepts or classes."""
+    """What was resampled: images, classes or values, which methods share, or concepts, which are each method's own."""
     source: int
     """Evaluation seed that the resamples were drawn with."""
 

@@ -64,7 +64,7 @@ def find(kind: str, config: Config, cell: Cell) -> Shipped | None:
         if told["data_fingerprint"] != cell.data_fingerprint or told["data"] != cell.data.key():
             continue
         entry = told["networks"].get(kind)
-        if entry is not None and entry["settings"] == config.key():
+        if entry is not None and entry["settings"] == config.weights_key():
             return Shipped(card.parent / entry["file"], entry["sha256"])
     return None
 

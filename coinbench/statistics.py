@@ -1,6 +1,6 @@
 """Intervals over samples, in float64: BCa bootstrap for means, percentile for the rest, Wilson for shares.
 
-Which interval reaches its 95 % was tried by simulation: docs/statistics.md 1, benchmarks/coverage.py.
+Which interval reaches its 95 % was tried by simulation: docs/statistics.md 1, benchmarks/interval_coverage.py.
 """
 
 from __future__ import annotations
@@ -140,32 +140,35 @@ def summarise(
     config: EvaluationConfig,
     statistic: Statistic = mean,
     *,
+    over: str,
     arm: str = "method",
     params: str = "",
     n: int | None = None,
     detail: str = "",
-    over: str = "images",
 ) -> Score:
     """Return the row of `statistic` over the samples of `values`, with its 95 % interval.
 
     Args:
         spec: what the number is.
-        values: [n, ...], one row per sample (or concept, or class), in order of index; of a share, booleans.
+        values: [n, ...], one row per sample (or concept, or class), in order of index; of a share, booleans, so that
+            60 of 60 right has an interval.
         config: gives the seed and the number of resamples.
         statistic: maps resamples [R, n, ...] to [R].
+        over: what the rows are: images, concepts, classes, values; of two methods all but concepts are pairs.
         arm: "method" or a control.
         params: settings of the number.
         n: number reported as n; default the rows of `values`.
         detail: settings that belong to the protocol.
-        over: what the rows are: images, concepts, classes.
     """
     hits = np.asarray(values)
     values = hits.astype(np.float64)
     draws = bootstrap(values, statistic, Rng(config.seed).child("bootstrap"), config.bootstrap)
-    shares = hits.dtype == bool and hits.size == len(hits) > 0 and statistic is mean
+    shares = hits.dtype == bool and hits.size > 0 and statistic is mean
+    # Several hits of a sample are no share of samples, but for when all agree: then no bootstrap would have a width.
+    whole = shares and (hits.size == len(hits) or hits.all() or not hits.any())
     return spec.score(
         float(statistic(values[None])[0]),
-        share(hits) if shares else interval(draws, values, statistic),
+        share(hits.reshape(len(hits), -1)[:, 0]) if whole else interval(draws, values, statistic),
         n=len(values) if n is None else n,
         arm=arm,
         params=params,

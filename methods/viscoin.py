@@ -75,18 +75,20 @@ class VisCoINConfig(MethodConfig):
 def support_styles(n_styles: int, variant: str = "paper") -> frozenset[int]:
     """Return the style vectors that Φ′ predicts: the coarsest and the finest ones.
 
-    Of 14 the paper takes the first 3 and the last 2, its public code the first 2 and the last 3. The first 3 act on
-    maps of at most 1/32 of the image's size, so that is the rule for other sizes of StyleGAN2: each doubling of the
-    image has two such styles more, and at 32 and 64 pixels there is none. There the first styles are no posture: those
-    of the birds' G decide in 7 of 10 pairs which class f sees, and Φ′ would tell what Φ should.
+    Of 14 the paper takes the first 3 and the last 2, its public code the first 2 and the last 3, and of 16 one more of
+    the first. The paper's first 3 act on maps of at most 1/32 of the image's size, so that is its rule for other sizes
+    of StyleGAN2: each doubling of the image has two such styles more, and at 32 and 64 pixels there is none. There the
+    first styles are no posture: those of the birds' G decide in 7 of 10 pairs which class f sees, and Φ′ would tell
+    what Φ should.
 
     >>> sorted(support_styles(14)), sorted(support_styles(16)), sorted(support_styles(8)), sorted(support_styles(1))
     ([0, 1, 2, 12, 13], [0, 1, 2, 3, 4, 14, 15], [6, 7], [])
-    >>> sorted(support_styles(14, "released"))
-    [0, 1, 11, 12, 13]
+    >>> sorted(support_styles(14, "released")), sorted(support_styles(16, "released"))
+    ([0, 1, 11, 12, 13], [0, 1, 2, 13, 14, 15])
     """
-    coarse, fine = (3, 2) if variant == "paper" else (2, 3)
-    first, last = max(0, coarse + n_styles - 14), min(fine, n_styles // 4)
+    more = n_styles - 14
+    first, fine = (3 + more, 2) if variant == "paper" else (2 + more // 2, 3)
+    first, last = max(0, first), min(fine, n_styles // 4)
     return frozenset({*range(first), *range(n_styles - last, n_styles)})
 
 

@@ -172,22 +172,22 @@ class Accuracy(Metric):
         label, f, g = records["label"], records["f"], records["g"]
         chance = hits(np.full_like(label, majority(label)), label)
         rows = [
-            summarise(ACCURACY, hits(g, label), config),
-            summarise(ACCURACY, chance, config, arm="chance"),
-            summarise(ACCURACY_F, hits(f, label), config),
-            summarise(ACCURACY_F, chance, config, arm="chance"),
-            summarise(AGREEMENT, hits(g, f), config),
+            summarise(ACCURACY, hits(g, label), config, over="images"),
+            summarise(ACCURACY, chance, config, arm="chance", over="images"),
+            summarise(ACCURACY_F, hits(f, label), config, over="images"),
+            summarise(ACCURACY_F, chance, config, arm="chance", over="images"),
+            summarise(AGREEMENT, hits(g, f), config, over="images"),
             AGREEMENT.score(chance_agreement(g, f), n=len(g), arm="chance"),
-            summarise(ACCURACY_RECONSTRUCTION, hits(records["g_reconstruction"], label), config),
-            summarise(ACCURACY_RECONSTRUCTION, chance, config, arm="chance"),
-            summarise(PROBABILITY_RECONSTRUCTION, records["probability"], config),
-            summarise(PROBABILITY_RECONSTRUCTION, records["uniform"], config, arm="chance"),
+            summarise(ACCURACY_RECONSTRUCTION, hits(records["g_reconstruction"], label), config, over="images"),
+            summarise(ACCURACY_RECONSTRUCTION, chance, config, arm="chance", over="images"),
+            summarise(PROBABILITY_RECONSTRUCTION, records["probability"], config, over="images"),
+            summarise(PROBABILITY_RECONSTRUCTION, records["uniform"], config, arm="chance", over="images"),
         ]
         if (own := records.get("own_f")) is not None:
             rows += [
-                summarise(ACCURACY_OWN_F, hits(own, label), config),
-                summarise(ACCURACY_OWN_F, chance, config, arm="chance"),
-                summarise(AGREEMENT_OWN_F, hits(g, own), config),
+                summarise(ACCURACY_OWN_F, hits(own, label), config, over="images"),
+                summarise(ACCURACY_OWN_F, chance, config, arm="chance", over="images"),
+                summarise(AGREEMENT_OWN_F, hits(g, own), config, over="images"),
                 AGREEMENT_OWN_F.score(chance_agreement(g, own), n=len(g), arm="chance"),
             ]
         return rows

@@ -5,6 +5,8 @@ The paper leaves open the axis, its scale and what becomes of Φ′; ours are in
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +15,7 @@ from coinbench.config import EvaluationConfig
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
 from coinbench.metrics.topn import ladder, top
 from coinbench.results import Score
-from coinbench.statistics import summarise
+from coinbench.statistics import share, summarise
 from coinbench.trace import Trace
 
 _PROTOCOL = (
@@ -128,9 +130,15 @@ class AreaUnderFaithfulness(Metric):
         rows, counts = [], [int(n) for n in np.unique(records["n"])]
         for arm in ("method", "random"):
             # [image, N]
-            hits = records["hit"][records["arm"] == arm].reshape(len(counts), -1).T.astype(np.float64)
-            rows.append(summarise(AUC_FF, area(hits, counts), config, arm=arm))
+            hits = records["hit"][records["arm"] == arm].reshape(len(counts), -1).T
+            whole = summarise(AUC_FF, area(hits, counts), config, arm=arm, over="images")
+            if hits.all() or not hits.any():
+                # Areas without spread have a bootstrap without width: each is then a hit or a miss.
+                low, high = share(hits[:, 0])
+                whole = replace(whole, low=low, high=high)
+            rows.append(whole)
             rows += [
-                summarise(AUC_FF_CURVE, hits[:, i], config, arm=arm, params=f"N={n}") for i, n in enumerate(counts)
+                summarise(AUC_FF_CURVE, hits[:, i], config, arm=arm, params=f"N={n}", over="images")
+                for i, n in enumerate(counts)
             ]
         return rows

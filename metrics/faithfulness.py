@@ -204,5 +204,7 @@ class Faithfulness(Metric):
                     values = records[column][here].reshape(draws, -1).T
                     params = f"tau={tau:g}"
                     detail = f"{config.random_draws} random draws"
-                    rows.append(summarise(spec, values, config, statistic, arm=arm, params=params, detail=detail))
+                    rows.append(
+                        summarise(spec, values, config, statistic, arm=arm, params=params, detail=detail, over="images")
+                    )
         return rows

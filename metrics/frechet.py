@@ -19,19 +19,23 @@ from coinbench.metrics.mse import mean_image
 from coinbench.models import Features
 from coinbench.results import Resamples, Score
 from coinbench.rng import Rng
-from coinbench.statistics import percentiles, resamples
+from coinbench.statistics import bootstrap, mean, percentiles, reach
 from coinbench.trace import Trace
 
+INTERVAL = (
+    "n images are further apart than infinitely many: the distance is the one at this n, compare at equal n; so is its "
+    "interval: where the mean of new samples of n lies (95 %, delta method over the pairs)"
+)
 _PROTOCOL = (
-    "images in [-1, 1], x̃ against x of the test split, unaugmented; covariances with n - 1; interval: 95 % "
-    "bootstrap of the pairs (x, x̃), a tenth of the resamples of the other intervals, centred on the "
-    "value, since the bootstrap of a Fréchet distance is biased upwards; not FID"
+    f"images in [-1, 1], x̃ against x of the test split, unaugmented; covariances with n - 1; {INTERVAL}; not FID"
 )
 _NULL = (
     "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
     "(all, where there are fewer) in the place of x̃; same distribution: what two independent samples of n from one "
     "Gaussian with the covariance of the images show (x̃ and x are pairs: they can lie below)"
 )
+_SINGULAR = 1e-10
+"""Share of the largest eigenvalue of a covariance below which one is rounding: fewer rows than features."""
 FORMULA = "‖μ − μ̃‖² + tr(C + C̃ − 2 (C C̃)^½), mean and covariance of the features of x and of x̃"
 _ORACLE = "0: x̃ = x; the row of the train images is the floor of another sample of the same images"
 
@@ -120,25 +124,48 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     return max(float(np.square(a.mean - b.mean).sum() + traces), 0.0)
 
 
-def resampled(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], rng: Rng, count: int) -> np.ndarray:
-    """Return the distance of resampled pairs of rows, [count].
+def influence(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+    """Return how the distance moves with the weight of each pair of rows, less the mean of that.
 
-    A resample has fewer different rows than the data, so its distance is larger throughout (Chong and Forsyth 2020):
-    only the spread of these is of use.
+    Where a pair weighs 1 + h, the distance moves by h/n of its number, to first order: the deviation of the numbers
+    over √n is the standard error of the distance (delta method). Resampling would not tell it: a resample has fewer
+    different rows, and where features are many for n its distances are larger and vary more than those of new samples.
+
+    With z = x − μ, T the linear map that takes N(0, C) to N(0, C̃) with the least cost, and T̃ the one back:
+    2 (μ − μ̃)·(z − z̃) + zᵀ(1 − T) z + z̃ᵀ(1 − T̃) z̃.
+
+    >>> x = np.array([[-1.0], [0.0], [1.0]])
+    >>> influence(x, 2 * x).round(3).tolist()  # T = 2: -x² + (2x)² / 2 = x², less its mean
+    [0.333, -0.667, 0.333]
     """
-    return np.array([frechet(statistics(a[row]), statistics(b[row])) for row in resamples(len(a), count, rng)])
+    of_a, of_b = statistics(a), statistics(b)
+    ours, theirs = a - of_a.mean, b - of_b.mean
+    found = 2 * (ours - theirs) @ (of_a.mean - of_b.mean)
+    found += _stretched(ours, of_a.covariance, of_b.covariance) + _stretched(theirs, of_b.covariance, of_a.covariance)
+    return found - found.mean()
 
 
-def interval(value: float, draws: np.ndarray) -> tuple[float, float]:
-    """Return the central 95 % of resampled distances, centred on `value`."""
-    low, high = percentiles(draws - np.median(draws) + value)
-    return max(low, 0.0), high
+def _stretched(rows: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return zᵀ(1 − T) z of each row, T = C^-½ (C^½ C̃ C^½)^½ C^-½ on the span of the rows."""
+    scale, axes = np.linalg.eigh(own)
+    kept = scale > max(scale[-1], 0.0) * _SINGULAR
+    axes, root = axes[:, kept], np.sqrt(scale[kept])
+    values, vectors = np.linalg.eigh(root[:, None] * (axes.T @ other @ axes) * root)
+    whitened = rows @ (axes / root) @ vectors
+    return np.square(rows).sum(1) - np.square(whitened) @ np.sqrt(values.clip(0))
 
 
-def around(value: float, draws: np.ndarray) -> tuple[float, float]:
-    """Return value ± 1.96 standard deviations of `resampled` distances: few of them tell no percentile."""
-    spread = 1.96 * float(np.std(draws, ddof=1))
-    return max(value - spread, 0.0), value + spread
+def of_pairs(
+    value: float, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], config: EvaluationConfig
+) -> tuple[tuple[float, float], Resamples]:
+    """Return the 95 % interval of the distance `value` of paired rows at this n, and draws for tests between methods.
+
+    The draws are those of the mean of `influence` on the resamples that all metrics have, about `value`.
+    """
+    moved = influence(a, b)
+    half = reach(len(moved)) * float(moved.std()) / len(moved) ** 0.5
+    draws = value + bootstrap(moved, mean, Rng(config.seed).child("bootstrap"), config.bootstrap)
+    return (max(value - half, 0.0), value + half), Resamples(draws, "images", config.seed)
 
 
 def expectation(values: Float[np.ndarray, "n d"], rng: Rng, count: int) -> tuple[float, tuple[float, float]]:
@@ -171,7 +198,7 @@ class FrechetDistance(Metric):
 
     takes_turns = True
     specs = (FD_P, FD_F)
-    cost = "one pass of f and of p over x, x̃ and as many training images; d³ for d features in each resample"
+    cost = "one pass of f and of p over x, x̃ and as many training images; d³ for d features"
 
     @torch.no_grad()
     def update(self, trace: Trace) -> None:
@@ -220,8 +247,7 @@ class FrechetDistance(Metric):
                 # The controls are for orientation: their rows are no pairs, they get no interval.
                 ends, drawn = (np.nan, np.nan), None
                 if arm == "method":
-                    draws = resampled(real, values, rng, config.bootstrap // 10)
-                    ends, drawn = interval(value, draws), Resamples(draws, "images", config.seed)
+                    ends, drawn = of_pairs(value, real, values, config)
                 rows.append(spec.score(value, ends, n=len(real), arm=arm, detail=detail, resamples=drawn))
             if len(real) > 1:
                 floor = expectation(real, rng.child("expectation"), max(5, config.bootstrap // 100))

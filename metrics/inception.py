@@ -19,7 +19,7 @@ from coinbench.config import EvaluationConfig, digest
 from coinbench.errors import DataError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, around, compact, expectation, frechet, resampled, statistics
+from coinbench.metrics.frechet import FORMULA, INTERVAL, compact, expectation, frechet, of_pairs, statistics
 from coinbench.metrics.mse import mean_image
 from coinbench.models import channels_last
 from coinbench.problem import Split
@@ -42,14 +42,15 @@ _BLOCK = 256
 
 _NULL = (
     "mean image: every x̃ is the mean training image; train images: the floor, as many training images "
-    "(all, where there are fewer) in the place of x̃"
+    "(all, where there are fewer) in the place of x̃; same distribution: of FID, what two independent samples of n from "
+    "one Gaussian with the covariance of the images show"
 )
 _TRUE = "the Inception v3 of 2015 of torch-fidelity"
 _FILE = "an Inception v3 from a file that is not the published one; not {}"
 _IMAGES = (
     "images as uint8 by round((x + 1) · 127.5), resized to 299 as TensorFlow 1 does, x̃ against x of the test split"
 )
-_FID = f"{_IMAGES}, unaugmented; covariances with n - 1; interval: 1.96 standard deviations of resamples of the pairs"
+_FID = f"{_IMAGES}, unaugmented; covariances with n - 1; {INTERVAL}"
 _KID = (
     f"{_IMAGES}, unaugmented; kernel (a·b / 2048 + 1)³, unbiased; mean over {SUBSETS} subsets of {SUBSET} images of "
     "each set, or of half of them where that is less; interval: 1.96 standard deviations of the subsets, scaled to "
@@ -98,6 +99,14 @@ def opened(evaluation: Evaluation) -> tuple[Found, Inception]:
     network = Inception(found).to(evaluation.problem.device)
     channels_last(network)
     return found, network
+
+
+def level(values: Float[np.ndarray, "n d"], config: EvaluationConfig) -> float:
+    """Return the distance of two samples of n from one distribution (`frechet.expectation`) in 2048 features.
+
+    Of few draws, since each takes seconds: too few for an interval, enough for a level, which hardly varies.
+    """
+    return expectation(values, Rng(config.seed).child("bootstrap", "expectation"), max(3, config.bootstrap // 200))[0]
 
 
 def kernel_distance(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "m d"], width: int) -> float:
@@ -206,18 +215,12 @@ class InceptionDistances(Metric):
             a, b = compact(real, values)
             value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                # Few resamples, which tell a deviation and no percentile: each takes seconds at full size.
-                source = Rng(config.seed).child("bootstrap")
-                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
-                ends = around(value, drawn.draws)
+                ends, drawn = of_pairs(value, a, b, config)
             detail = "; ".join(filter(None, (foreign, few)))
             spec = FD_FILE if foreign else FID
             rows.append(spec.score(value, ends, n=n, arm=arm, detail=detail, resamples=drawn))
             if arm == "method" and n > 1:
-                source = Rng(config.seed).child("bootstrap", "expectation")
-                # Too few for an interval, enough for a level: the distance of large samples hardly varies.
-                level, _ = expectation(a, source, max(3, config.bootstrap // 200))
-                rows.append(spec.score(level, n=n, arm="same distribution", detail=detail))
+                rows.append(spec.score(level(a, config), n=n, arm="same distribution", detail=detail))
             if n >= 4 and len(values) in (1, n):
                 value, draws, size = _kid(real, values, index, config, arm)
                 detail = "; ".join(filter(None, (foreign, f"subsets of {size}")))

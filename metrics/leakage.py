@@ -188,6 +188,6 @@ class Leakage(Metric):
         numbers += [(LEAKAGE_CLASS, of[arm]["as_other"], arm, mean) for arm in ("method", "concepts", "unswapped")]
         numbers.append((LEAKAGE_SHARE, both, "method", share))
         return [
-            summarise(spec, values, config, statistic, arm=arm, detail=detail if arm == "method" else "")
+            summarise(spec, values, config, statistic, arm=arm, detail=detail if arm == "method" else "", over="images")
             for spec, values, arm, statistic in numbers
         ]

@@ -106,7 +106,7 @@ class _Lpips(Metric):
         foreign = str(records["weights"][0])
         spec = _specs(str(records["net"][0]))[bool(foreign)]
         return [
-            summarise(spec, records["value"][records["arm"] == arm], config, arm=arm, detail=foreign)
+            summarise(spec, records["value"][records["arm"] == arm], config, arm=arm, detail=foreign, over="images")
             for arm in ("method", "mean image")
         ]
 

@@ -79,5 +79,6 @@ class MeanSquaredError(Metric):
     def score(records: Records, config: EvaluationConfig) -> list[Score]:
         """Return the mean of each arm."""
         return [
-            summarise(MSE, records["value"][records["arm"] == arm], config, arm=arm) for arm in ("method", "mean image")
+            summarise(MSE, records["value"][records["arm"] == arm], config, arm=arm, over="images")
+            for arm in ("method", "mean image")
         ]

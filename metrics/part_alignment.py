@@ -270,7 +270,7 @@ class PartAlignment(Metric):
         rows = [
             summarise(INFORMATION, found.max(1), config, detail=detail, over="concepts"),
             # [concept, draw]: the draws of a concept are resampled with it.
-            summarise(INFORMATION, chance.max(2).T, config, arm="permuted", detail=detail),
+            summarise(INFORMATION, chance.max(2).T, config, arm="permuted", detail=detail, over="concepts"),
             FOLLOWED.score(_share(followed, len(names)), n=len(names), detail=detail),
             FOLLOWED.score(
                 float(np.mean([_share(follows(one, chance), len(names)) for one in chance])),
@@ -303,12 +303,12 @@ def _dci(
     complete = [1 - entropy(rows, pooled.shape[1]) for rows in found]
     # A value counts by its part's share: parts weigh alike, however many values they have.
     values = np.concatenate([np.stack([c, np.full(len(c), 1 / len(c))], 1) for c in complete])
-    numbers: list[tuple[MetricSpec, np.ndarray, Statistic]] = [
-        (DISENTANGLEMENT, np.stack([alone, weight], 1), disentangled),
-        (COMPLETENESS, values, disentangled),
-        (INFORMATIVENESS, hits, mean),
+    numbers: list[tuple[MetricSpec, np.ndarray, Statistic, str]] = [
+        (DISENTANGLEMENT, np.stack([alone, weight], 1), disentangled, "concepts"),
+        (COMPLETENESS, values, disentangled, "values"),
+        (INFORMATIVENESS, hits, mean, "images"),
     ]
-    rows = [summarise(spec, v, config, of, arm=arm, detail=detail) for spec, v, of in numbers]
+    rows = [summarise(spec, v, config, of, over=over, arm=arm, detail=detail) for spec, v, of, over in numbers]
     if arm == "method":
         for number, name in enumerate(names):
             rows.append(COMPLETENESS.score(complete[number].mean(), n=len(complete[number]), subject=name))

@@ -229,7 +229,7 @@ class PartConsistency(Metric):
                     for k, value, found, share in zip(concepts, best, each, every, strict=True)
                 ]
         covered = np.isin(np.arange(K), concepts)
-        rows.append(summarise(COVERED, covered, config))
+        rows.append(summarise(COVERED, covered, config, over="concepts"))
         own = records["concept"] < 0
         value, told = records["value"][own], records["told"][own]
         areas = [

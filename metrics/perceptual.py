@@ -72,6 +72,6 @@ class PerceptualDistance(Metric):
         """Return the mean of each arm."""
         detail = str(records["p"][0])
         return [
-            summarise(PD_P, records["value"][records["arm"] == arm], config, arm=arm, detail=detail)
+            summarise(PD_P, records["value"][records["arm"] == arm], config, arm=arm, detail=detail, over="images")
             for arm in ("method", "mean image")
         ]

@@ -94,5 +94,7 @@ class TopNAccuracy(Metric):
                 # [image, draw]: the draws of an image are resampled with it.
                 hits = records["hit"][here].reshape(draws, -1).T
                 detail = f"{draws} random draws" if arm == "random" else ""
-                rows.append(summarise(TOPN_ACCURACY, hits, config, arm=arm, params=f"N={count}", detail=detail))
+                rows.append(
+                    summarise(TOPN_ACCURACY, hits, config, arm=arm, params=f"N={count}", detail=detail, over="images")
+                )
         return rows

@@ -20,9 +20,9 @@ from coinbench.config import EvaluationConfig
 from coinbench.errors import DataError, MetricError, Unavailable
 from coinbench.log import Log
 from coinbench.metric import Evaluation, Metric, MetricSpec, Records, collect
-from coinbench.metrics.frechet import FORMULA, around, frechet, resampled, statistics
-from coinbench.metrics.inception import compact, opened
-from coinbench.results import Resamples, Score
+from coinbench.metrics.frechet import FORMULA, INTERVAL, compact, frechet, of_pairs, statistics
+from coinbench.metrics.inception import level, opened
+from coinbench.results import Score
 from coinbench.rng import Rng
 from coinbench.trace import Trace
 
@@ -38,12 +38,12 @@ _PROTOCOL = (
     "default, all where there are fewer), of each the 3 unaugmented training images under g of the class with the "
     "largest pooled_k; φ_k times λ = 4 and decoded, all else kept; FLINT: activation maximisation from the image at "
     "half contrast, of pooled_k(x) / φ_k^max − 2 TV(x) by Adam, rate 0.05 falling to 0, clamped to [-1, 1] (1000 steps "
-    "by default, 100 in small presets); covariances with n - 1; n, the number of images, moves it: compare at equal n; "
-    "interval: 1.96 standard deviations of resamples of the pairs of images"
+    f"by default, 100 in small presets); covariances with n - 1; {INTERVAL}"
 )
 _NULL = (
     "reconstruction: λ = 1, what the decoder costs without any emphasis; train images: the floor, as many other "
-    "training images; decoded: where activation is maximised, λ = 4 decoded all the same"
+    "training images; same distribution: what two independent samples of n from one Gaussian with the covariance of "
+    "those images show; decoded: where activation is maximised, λ = 4 decoded all the same"
 )
 
 
@@ -232,11 +232,10 @@ class _Visualisation(Metric):
             a, b = compact(real, values)
             value, ends, drawn = frechet(statistics(a), statistics(b)), (np.nan, np.nan), None
             if arm == "method":
-                # Few, as of FID: each takes seconds at full size.
-                source = Rng(config.seed).child("bootstrap")
-                drawn = Resamples(resampled(a, b, source, max(10, config.bootstrap // 50)), "images", config.seed)
-                ends = around(value, drawn.draws)
+                ends, drawn = of_pairs(value, a, b, config)
             rows.append(spec.score(value, ends, n=len(real), arm=str(arm), detail=detail, resamples=drawn))
+            if arm == "method" and len(real) > 1:
+                rows.append(spec.score(level(a, config), n=len(real), arm="same distribution", detail=detail))
         return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -18,10 +19,10 @@ from coinbench.reports.layout import (
     seeds_note,
     significant,
 )
-from coinbench.reports.verdicts import judge
+from coinbench.reports.verdicts import judge, paired_over
 
 _MARKS = "Bold: better than every other; underlined: second, and better than the rest; =: tied with the best."
-_TESTED = "Differences count at 5 % after Holm's correction over the pairs of a row, paired over"
+_TESTED = "Differences count at 5 % after Holm's correction over the pairs of a row, {}; controls are never marked."
 
 
 def assemble(
@@ -84,7 +85,7 @@ def _verdict_notes(rows: Sequence[Row]) -> list[str]:
     """Say what the marks mean, what the rows could have shown, and which rows were not tested."""
     tested = [row for row in rows if row.verdicts]
     over = list(dict.fromkeys(v.over for row in tested if (v := row.verdicts) and v.over))
-    notes = [f"{_MARKS} {_TESTED} {' or '.join(over)}; controls are never marked."] if over else []
+    notes = [f"{_MARKS} {_TESTED.format(paired_over(over))}"] if over else []
     sizes: dict[str, list[str]] = {}
     obstacles: dict[str, list[str]] = {}
     for row in tested:
@@ -107,7 +108,9 @@ def _verdict_notes(rows: Sequence[Row]) -> list[str]:
 def _size(value: float) -> str:
     """Print a size with two digits.
 
-    >>> _size(0.01234), _size(3.21), _size(42.3), _size(0.0)
-    ('0.012', '3.2', '42', '0.00')
+    >>> _size(0.01234), _size(3.21), _size(42.3), _size(math.nan)
+    ('0.012', '3.2', '42', 'not estimable')
     """
-    return rounded(value, 2 if value == 0 else significant([Entry(value=value, seeds=(), n=0)], digits=2))
+    if math.isnan(value):
+        return "not estimable"
+    return rounded(value, significant([Entry(value=value, seeds=(), n=0)], digits=2))

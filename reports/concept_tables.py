@@ -1,6 +1,6 @@
-"""Two more tables: what few concepts are enough for, and what becomes of concepts besides faithfulness and consistency.
+"""More tables: what few concepts are enough for, what becomes of concepts, and what they have to do with true parts.
 
-The paper has their numbers in its tables 9 to 12.
+The paper has numbers of the first two in its tables 9 to 12.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ NAMES = {
     "visualisation_fd_f": "visualisation FD-f",
     "visualisation_fid": "visualisation FID",
     "visualisation_fd_inception_file": "visualisation FD (file)",
+    "part_information": "information on one part",
+    "parts_followed": "parts followed",
+    "part_disentanglement": "disentanglement",
+    "part_completeness": "completeness",
+    "part_informativeness": "informativeness",
+    "part_locality": "change inside its part",
+    "part_use": "agreement with f's use of parts",
 }
 """How tables and figures call these numbers."""
 _PERCENT = ("fraction", "probability")
@@ -40,13 +47,20 @@ _ARMS = {
     "swapped": "x⁺, x⁻ swapped",
     "reconstruction": "λ = 1",
     "train images": "train images",
+    "same distribution": "same distribution",
     "decoded": "decoded, λ = 4",
+    "any part": "any part",
+    "even": "even change",
 }
 """What stands in the column of controls; the method's own number has nothing there."""
 _CONCEPTS = (
     *("leakage", "leakage_class", "leakage_share", "concept_flags", "concept_stability"),
     *("part_consistency", "part_consistency_half", "part_consistency_covered"),
     *("visualisation_fid", "visualisation_fd_inception_file", "visualisation_fd_f"),
+)
+_PARTS = (
+    *("part_information", "parts_followed", "part_disentanglement", "part_completeness", "part_informativeness"),
+    *("part_locality", "part_use"),
 )
 _WITHOUT = frozenset({"concept_flags", "part_consistency_half"})
 """Of these the control is in the results alone: it would fill the table."""
@@ -58,7 +72,16 @@ _SAYS = {
     "concept_stability": "Stability: mean correlation of concepts matched one to one between seeds; permuted: what "
     "matching reaches by chance.",
     "part_consistency": "Part consistency: share of images in which one part rises by more than τ with the concept.",
-    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start from.",
+    "visualisation_fd_f": "Visualisation: pictures of amplified concepts against the images that they start "
+    "from; same distribution: what two samples of n from one distribution show. Intervals are of the distance at that "
+    "n.",
+    "part_information": "Mutual information of a concept with the part that it tells most of, 1: all of it; parts "
+    "followed: share of the parts that some concept tells most of.",
+    "part_informativeness": "Disentanglement: each concept tells of one part; completeness: each part is told by one "
+    "concept; informativeness: the parts can be told from all concepts.",
+    "part_locality": "Change inside its part: of the picture, when a concept is raised, in that part's true mask.",
+    "part_use": "Agreement: of a method's relevance of the concepts of a part with what that part is worth to f, by "
+    "drawing the image anew.",
 }
 """What a caption adds where a metric was measured."""
 
@@ -78,6 +101,7 @@ def concept_tables(
     for name, title, metrics in (
         ("few", "Few concepts (%)", _FEW),
         ("concepts", "Leakage, flags, stability, parts and pictures of concepts", _CONCEPTS),
+        ("parts", "Concepts and true parts", _PARTS),
     ):
         shown = [metric for metric in metrics if metric in measured]
         if shown:

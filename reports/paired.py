@@ -19,6 +19,7 @@ from coinbench.reports.comparison import Comparison, Matched, better_note
 from coinbench.reports.folder import titles_of
 from coinbench.reports.layout import Entry, pool, rounded, significant
 from coinbench.reports.render import grid
+from coinbench.reports.verdicts import paired_over
 from coinbench.resampled import Place
 from coinbench.results import Resamples
 
@@ -117,7 +118,7 @@ def as_text(tests: Sequence[Test], found: Comparison, a: Path, b: Path) -> str:
 def _explained(compared: Sequence[Test]) -> str:
     over = list(dict.fromkeys(test.found.over for test in compared if isinstance(test.found, Difference)))
     text = (
-        f"B − A [95 % interval], paired over {' or '.join(over)}; p corrected by Holm over {len(compared)} numbers; "
+        f"B − A [95 % interval], {paired_over(over)}; p corrected by Holm over {len(compared)} numbers; "
         f"a difference counts at 5 %{better_note([test.rows for test in compared])}."
     )
     if not all(" seeds" in one for one in over):
@@ -137,13 +138,14 @@ def _line(test: Test, titles: Mapping[str, str]) -> list[str]:
     fine = min(max(fine, decimals), 12)
     arrow = {True: " ↑", False: " ↓", None: ""}[test.rows[0].a.higher_is_better]
     title = titles.get(key.method, key.method)
-    ends = (rounded(end, fine).replace("-", "−") for end in (found.low, found.high))
+    ends = ", ".join(rounded(end, fine).replace("-", "−") for end in (found.low, found.high))
+    known = ends if found.error > 0 else "not estimable"
     return [
         *(key.dataset, f"{key.metric}{arrow}", key.params),
         title if key.variant == "default" else f"{title} ({key.variant})",
         " ".join(map(str, found.seeds)),
         *(rounded(entry.value, decimals) for entry in (a, b)),
-        f"{rounded(found.value, fine).replace('-', '−')} [{', '.join(ends)}]",
+        f"{rounded(found.value, fine).replace('-', '−')} [{known}]",
         f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001",
         _SHOWN[test.verdict],
     ]
@@ -167,6 +169,8 @@ def _numbers(test: Test) -> dict[str, Any]:
     values = {"a": pool([row.a for row in test.rows]).value, "b": pool([row.b for row in test.rows]).value}
     if isinstance(found, str):
         return {**values, "difference": None, "reason": found}
-    told = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_holm": test.p}
-    size = {"error": found.error, "degrees": found.degrees, "detectable": found.detectable()}
+    told = {"difference": found.value, "p": found.p, "p_holm": test.p, "degrees": found.degrees}
+    # Null where nothing moved in any resample: no error is known.
+    sizes = {"low": found.low, "high": found.high, "error": found.error, "detectable": found.detectable()}
+    size = {name: value if found.error > 0 else None for name, value in sizes.items()}
     return {**values, **told, **size, "seeds": list(found.seeds), "over": found.over}

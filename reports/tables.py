@@ -67,7 +67,7 @@ def build_tables(
     expected: Iterable[tuple[str, str]] = (),
     run: RunFolder | None = None,
 ) -> list[Table]:
-    """Return the five tables; where there are any, two of further numbers, and one of those that no other shows.
+    """Return the five tables; where there are any, three of further numbers, and one of those that no other shows.
 
     A table that nothing was measured for has no rows.
 
@@ -271,7 +271,8 @@ def _reconstruction(numbers: Numbers, series: Sequence[Series]) -> Table:
     notes = [
         "Mean image: x̃ replaced by the mean training image; "
         "train images: training images against the test images, the floor of a Fréchet distance; "
-        "same distribution: what two samples of n from one distribution show."
+        "same distribution: what two samples of n from one distribution show; intervals, too, are of the distance at "
+        "that n."
     ]
     shown = tuple(dict.fromkeys(("mse", "pd_p", "fd_p", "fd_f", *metrics)))
     headers = ("data set", "metric")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -46,9 +47,13 @@ class Verdicts:
 
     @property
     def detectable(self) -> float | None:
-        """Return the least difference that every pair of the row would have shown, four times in five."""
+        """Return the least difference that every pair with a known error would have shown, four times in five.
+
+        NaN where no pair's error is estimable, None where none was compared.
+        """
         found = [pair.found for pair in self.pairs.values() if isinstance(pair.found, Difference)]
-        return max((one.detectable(len(found)) for one in found), default=None)
+        sizes = [one.detectable(len(found)) for one in found]
+        return max((size for size in sizes if not math.isnan(size)), default=math.nan) if sizes else None
 
     @property
     def obstacles(self) -> list[str]:
@@ -73,3 +78,15 @@ def judge(columns: Mapping[int, Sequence[Measured]]) -> Verdicts:
     corrected = iter(holm([one.p for one in tested]))
     pairs = [Pair(one, next(corrected) if isinstance(one, Difference) else 1.0) for one in found]
     return Verdicts(dict(zip(places, pairs, strict=True)))
+
+
+def paired_over(over: Sequence[str]) -> str:
+    """Return what errors of differences are over, each kind once, and which of them are no pairs.
+
+    >>> paired_over(["images and 5 seeds", "concepts"])
+    'paired over images and 5 seeds; over concepts, which are no pairs'
+    """
+    concepts = [one for one in over if one.startswith("concepts")]
+    pairs = " or ".join(one for one in over if one not in concepts)
+    told = [f"paired over {pairs}"] if pairs else []
+    return "; ".join(told + ([f"over {' or '.join(concepts)}, which are no pairs"] if concepts else []))

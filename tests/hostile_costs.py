@@ -86,6 +86,12 @@ def called(argument: bytes) -> Make:
     return lambda _: b"\x80\x02" + network * 3 + b"\x87."
 
 
+def long_name(end: str = "", key: bool = True) -> Make:
+    """A state dict of one name, or one value, of two million letters; one wide letter makes all of them wide."""
+    word = "a" * 2_000_000 + end
+    return lambda _: files.saved({word: None} if key else {"g_ema": word})
+
+
 COSTS: dict[str, tuple[Make, list[str]]] = {
     "sets of one list": (_sets, ["more operations"]),
     "a stream read again": (_streams, ["unfold to more than the file holds"]),
@@ -106,6 +112,9 @@ COSTS: dict[str, tuple[Make, list[str]]] = {
         ["with more than a StyleGAN2 has"],
     ),
     "a long name": (altered(lambda c: parameters(c).update({"a" * 200: None})), ["long ones"]),
+    "a name of a state dict": (long_name(), ["holds what is no tensor at 'aaa"]),
+    "a wide name of a state dict": (long_name("\U0001f426"), ["unfold to more than the file holds"]),
+    "a wide text in a state dict": (long_name("\U0001f426", key=False), ["unfold to more than the file holds"]),
     "views of one storage": (_one_storage, ["unfold to more than the file holds"]),
     "layouts of one array": (tensorflow(_one_array), ["unfold to more than the file holds"]),
     "variables": (

@@ -1,18 +1,32 @@
 """A planted CoIN whose every number is known, and a tiny problem around it (style.md part 5).
 
-An 8x8 image is 16 blocks of 4 pixels. A cell of a concept owns a block: a column of the orthonormal A is ±1/2 on its
-four pixels, so φ = relu(Aᵀ x), and x̃ = A φ + u·Φ′ is exact where an image has no other part. Everything is computed in
-float64 and every expected number follows from `Truth`, which works on the quantised pixels in numpy alone.
+Its images, and `Truth`, from which every expected number follows in numpy alone, are those of the simulations in
+benchmarks/planted_images.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from planted_images import (
+    DEAD,
+    READ,
+    SIZE,
+    UNUSED,
+    WIDTH,
+    K,
+    Truth,
+    Y,
+    basis,
+    drawn_split,
+    head,
+    probability,
+    support_direction,
+)
 from torch import Tensor
 
 from coinbench.bank import build_bank
@@ -25,61 +39,12 @@ from coinbench.metric import Evaluation, Metric, Records
 from coinbench.models import Classifier, Features, ImageGenerator
 from coinbench.networks.perceptual import PerceptualNet
 from coinbench.part_judge import PartJudge
-from coinbench.problem import Batch, Problem, Split, to_float
+from coinbench.problem import Batch, Problem, Split
 from coinbench.results import Score
 from coinbench.rng import Rng
 from coinbench.trace import Trace
 
-SIZE, K, WIDTH, Y = 8, 8, 2, 4
-"""Image side, concepts, cells per concept, classes."""
-READ = (0, 1, 2, 3, 4)
-"""Concepts that f reads from the image; it is blind to the others."""
-UNUSED = 6
-"""Shown by the decoder, used by neither f nor g."""
-DEAD = 7
-"""Never active, in no image."""
-
-
-def basis() -> np.ndarray:
-    """Return A [64, K, b]: orthonormal columns, ±1/2 on disjoint blocks of 2x2 pixels."""
-    a = np.zeros((SIZE, SIZE, K, WIDTH))
-    for cell in range(K * WIDTH):
-        top, left = 2 * (cell // 4), 2 * (cell % 4)
-        sign = 1.0 if cell % 3 else -1.0
-        a[top : top + 2, left : left + 2, cell // WIDTH, cell % WIDTH] = sign / 2
-    return a.reshape(SIZE * SIZE, K, WIDTH)
-
-
-def support_direction() -> np.ndarray:
-    """Return u [64], of length 1 and orthogonal to A: the part of an image that Φ′ carries."""
-    return np.tile([1.0, -1.0], SIZE * SIZE // 2) / SIZE
-
-
-def head() -> np.ndarray:
-    """Return Θ_W [K, Y]: class c wants concept c, and a little of concept 4 + c % 2; 6 and 7 are used by none."""
-    weights = np.full((K, Y), -1.5)
-    weights[np.arange(Y), np.arange(Y)] = 6.0
-    weights[4], weights[5] = [3.0, 0.0, 1.8, 0.0], [0.0, 3.6, 0.0, 1.5]
-    weights[[UNUSED, DEAD]] = 0.0
-    return weights
-
-
-def _draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    labels = rng.integers(0, Y, n)
-    phi = rng.uniform(0.0, 0.25, (n, K, WIDTH)) * (rng.random((n, K, 1)) < 0.6)
-    phi[np.arange(n), labels] += rng.uniform(0.0, 0.4, (n, 1))
-    phi[:, DEAD] = 0
-    flat = phi.reshape(n, -1) @ basis().reshape(SIZE * SIZE, -1).T
-    flat += rng.uniform(-0.8, 0.8, (n, 1)) * support_direction()
-    # What neither Φ nor Φ′ can show: the error of the reconstruction.
-    flat += np.repeat(rng.normal(0, 0.02, (n, SIZE * SIZE // 4)), 4, axis=1)
-    pixels = np.rint((flat.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    return pixels.reshape(n, SIZE, SIZE, 1), labels
-
-
-def _split(name: str, n: int, first: int) -> Split:
-    pixels, labels = _draw(n, np.random.default_rng(first))
-    return Split(name, pixels, labels.astype(np.int64), np.arange(first, first + n), pixels)
+__all__ = ["DEAD", "SIZE", "UNUSED", "WIDTH", "Truth", "probability"]
 
 
 class PlantedClassifier(Classifier):
@@ -202,7 +167,7 @@ class PlantedParts:
 def problem(train: int = 120, test: int = 90) -> Problem:
     """Return the problem of the planted model, in memory."""
     classifier = PlantedClassifier()
-    splits = _split("train", train, 1000), _split("val", 10, 3000), _split("test", test, 5000)
+    splits = drawn_split("train", train, 1000), drawn_split("val", 10, 3000), drawn_split("test", test, 5000)
     names = tuple(f"class {c}" for c in range(Y))
     p, parts = PerceptualNet(1, 8, Rng(0)), PlantedParts.of(splits)
     return Problem("planted", names, *splits, classifier, PlantedGenerator(), p, {}, parts)  # pyright: ignore[reportArgumentType]
@@ -211,64 +176,6 @@ def problem(train: int = 120, test: int = 90) -> Problem:
 def config(**changes: object) -> EvaluationConfig:
     """Return an evaluation small enough for the planted problem."""
     return EvaluationConfig(consistency_images=12, bootstrap=100).model_copy(update=changes)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the planted model does with a split, in numpy float64 on the quantised pixels."""
-
-    x: np.ndarray
-    """[n, 64]."""
-    phi: np.ndarray
-    """[n, K, b]."""
-    support: np.ndarray
-    """[n, 1]."""
-    labels: np.ndarray
-
-    @staticmethod
-    def of(split: Split) -> Truth:
-        # The pixel values are those of float32 images: the difference to exact ones is 6e-8.
-        x = to_float(split.pixels).numpy().astype(np.float64).reshape(len(split), -1)
-        phi = np.maximum(x @ basis().reshape(SIZE * SIZE, -1), 0).reshape(-1, K, WIDTH)
-        phi[:, DEAD] = 0
-        return Truth(x, phi, x @ support_direction()[:, None], split.labels)
-
-    @property
-    def logits(self) -> np.ndarray:
-        """g(x)."""
-        return self.phi.max(2) @ head()
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """ĉ."""
-        return self.logits.argmax(1)
-
-    @property
-    def relevance(self) -> np.ndarray:
-        """r_k(x)."""
-        alpha = self.phi.max(2) * head()[:, self.predicted].T
-        return alpha / np.abs(alpha).max(1, keepdims=True)
-
-    @property
-    def reconstruction(self) -> np.ndarray:
-        """x̃ [n, 64]."""
-        shown = self.phi.reshape(len(self.x), -1) @ basis().reshape(SIZE * SIZE, -1).T
-        return shown + self.support * support_direction()
-
-    def without(self, mask: np.ndarray) -> Truth:
-        """Return the truth of the decoded images without the concepts in `mask` [n, K]."""
-        phi = np.where(mask[:, :, None], 0.0, self.phi)
-        return replace(self, phi=phi, x=replace(self, phi=phi).reconstruction)
-
-    def embedding(self, images: np.ndarray) -> np.ndarray:
-        """Return f's embedding of images [n, 64]."""
-        return images @ basis()[:, READ, :].sum(2) + 1
-
-
-def probability(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return softmax(logits) at `target`."""
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    return (e / e.sum(1, keepdims=True))[np.arange(len(e)), target]
 
 
 def measure(

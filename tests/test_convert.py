@@ -275,7 +275,7 @@ def test_convert_and_show(cli: Cli, tmp_path: Path) -> None:
     for piece in ("G_ema", "size 16", "depth 2", "clamp 256.0", "cub.pkl", "research or evaluation only"):
         assert piece in shown.out
     flags = dict(re.findall(r"--set problem\.generator\.(\w+)=(\S+)", shown.out))
-    own = {"resolution": 16, "z_dim": 6, "w_dim": 5, "depth": 2, "base": 64, "most": 8, "clamp": 256.0}
+    own = {"resolution": 16, "z_dim": 6, "w_dim": 5, "depth": 2, "base": 64, "most": 8, "clamp": 256.0, "group": 4}
     assert flags == {"net": "stylegan2", **{name: str(value) for name, value in own.items()}}
     StyleGAN2Config.model_validate(flags)
     told = json.loads(cli("weights", "show", "deep/g.safetensors", "--json").out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +72,47 @@ def test_a_source_of_another_shape_names_its_tensors_and_changes_nothing(tmp_pat
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+@pytest.mark.parametrize(("part", "change"), [("D", {"most": 8, "base": 128}), ("G", {"depth": 3}), ("D", None)])
+def test_a_d_or_g_that_does_not_fit_is_found_before_anything_is_fitted(
+    part: str, change: dict[str, int] | None, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "source.safetensors", tmp_path / "other.safetensors"
+    tensors = converted(path, settings(), ("G_ema", "G", "D"))
+    foreign = converted(other, settings(**(change or {})), ("G_ema", "G", "D"))
+    mixed = {key: value for key, value in tensors.items() if not key.startswith(f"{part}.")}
+    mixed |= {key: value for key, value in foreign.items() if key.startswith(f"{part}.")}
+    if change is None:
+        mixed["D.b4.out.bias"] = mixed["D.b4.out.bias"].half()
+    save_file(mixed, path)
+    words = {"D": "D does not fit in b", "G": r"G has a foreign mapping\.fc2\.bias, mapping\.fc2\.weight; set problem"}[
+        part
+    ]
+    with pytest.raises(DataError, match=words if change else r"D does not fit in b4\.out\.bias \(type torch\.float16"):
+        build(settings(init=path), 16, 3, RNG)
+    # Taken as it is, G needs neither.
+    build(settings(init=path, finetune=False), 16, 3, RNG)
+
+
+@pytest.mark.parametrize(
+    ("told", "own", "warned"),
+    [(8, None, "over 8 images"), (None, None, "over all images"), (4, None, ""), (8, 2, ""), ("none", None, "")],
+)
+def test_another_minibatch_deviation_of_d_is_told(told: Any, own: int | None, warned: str, tmp_path: Path) -> None:
+    path = tmp_path / "source.safetensors"
+    tensors = converted(path, settings(group=own), ("G_ema", "G", "D"))
+    # What is damaged tells nothing.
+    save_file(tensors, path, {"discriminator": json.dumps({"group": told})})
+    said: list[str] = []
+    config = settings(init=path, group=own, train={"steps": 1})
+    log = Log(tmp_path / "log", lambda event: said.append(event.get("text", "")))
+    fit(config, build(config, 16, 3, RNG), split("train", 12, 16), RNG, log)
+    found = [text for text in said if "minibatch deviations" in text]
+    assert bool(found) == bool(warned)
+    if found:
+        assert f"trained with minibatch deviations {warned} of a batch and goes on with 4" in found[0]
+        assert f"set problem.generator.group={told or 4} to keep it" in found[0]
+
+
 def test_as_it_is_needs_a_file() -> None:
     with pytest.raises(ValueError, match="finetune=false needs a file"):
         StyleGAN2Config(finetune=False)
@@ -98,6 +141,13 @@ def test_the_content_of_a_source_determines_g_and_its_place_does_not(tmp_path: P
     assert settings(judge_kimg=3.0).digest() == settings().digest(), "when it is looked at changes no number"
     with pytest.raises(DataError, match=r"init=.*gone.safetensors: not readable \(No such file.*\); make it"):
         settings(init=tmp_path / "gone.safetensors").digest()
+
+
+def test_truncation_changes_what_is_learnt_from_g_and_not_g() -> None:
+    plain, cut = settings(), settings(truncation=0.7, cutoff=3)
+    assert not {"truncation", "cutoff"} & plain.key().keys(), "what was trained before there was one is found"
+    assert cut.key() == plain.key() | {"truncation": 0.7, "cutoff": 3}
+    assert cut.weights_key() == plain.weights_key() == plain.key()
 
 
 def test_a_conditional_source_is_refused_for_what_it_is(tmp_path: Path) -> None:

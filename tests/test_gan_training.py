@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ DOUBLE = torch.float64
 def settings(**changes: object) -> StyleGAN2Config:
     train = {"steps": 18, "batch": 4, "lr": 2e-3, "betas": (0.0, 0.99), "log_every": 1, "checkpoint_seconds": 0}
     changes["train"] = TrainConfig.model_validate(train | dict(changes.pop("train", {})))  # pyright: ignore[reportCallIssue, reportArgumentType]
-    config = small_generator(GENERATOR, ada_kimg=0.02, r1=1.0, **changes)
+    config = small_generator(GENERATOR, **{"ada_kimg": 0.02, "r1": 1.0} | changes)
     assert isinstance(config, StyleGAN2Config)
     return config
 
@@ -332,6 +333,47 @@ def test_one_latent_for_all_styles_draws_what_equal_latents_draw() -> None:
     one, many = (build(settings(space=space), 16, 3, RNG).eval() for space in ("w", "w+"))
     w = one.sample(2, RNG)
     torch.testing.assert_close(one(w), many(w.expand(-1, many.n_styles, -1)))
+
+
+def test_samples_are_truncated_towards_the_mean_where_that_is_set() -> None:
+    plain, all_of_them, some = (
+        build(settings(**changes), 16, 3, RNG).eval()
+        for changes in ({}, {"truncation": 0.6}, {"truncation": 0.6, "cutoff": 2})
+    )
+    for network in (plain, all_of_them, some):
+        network.mapping.w_avg.copy_(torch.arange(6.0))
+    w, mean = plain.sample(3, RNG), plain.mean_latent()
+    torch.testing.assert_close(all_of_them.sample(3, RNG), mean + 0.6 * (w - mean))
+    found = some.sample(3, RNG)
+    torch.testing.assert_close(found[:, :2], mean + 0.6 * (w - mean)[:, :2])
+    assert torch.equal(found[:, 2:], w[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cutoff": 2}, "cutoff=2 has no effect: nothing is truncated"),
+        ({"cutoff": 2, "truncation": 0.5, "space": "w"}, "one latent for all styles cannot be cut"),
+        ({"truncation": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_a_truncation_without_effect_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        settings(**changes)
+
+
+def test_what_is_judged_while_g_is_trained_is_not_truncated(tmp_path: Path) -> None:
+    config = settings(truncation=0.5, train={"steps": 1})
+    seen: list[Tensor] = []
+
+    def judge(generator: Any) -> dict[str, float]:
+        seen.append(generator.sample(2, RNG))
+        return {"fd_f": 1.0}
+
+    network = build(config, 16, 3, RNG)
+    fit(config, network, split("train", 12, 16), RNG, Log(tmp_path, judge=judge))
+    mean = network.mean_latent()
+    torch.testing.assert_close(network.sample(2, RNG), mean + 0.5 * (seen[0] - mean))
 
 
 def test_training_at_another_resolution_and_on_grey_images(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from coinbench.inference import Difference, Measured, difference, holm, seed_interval
+from coinbench.reports.verdicts import judge
 from coinbench.results import Resamples
 from coinbench.rng import Rng
 from coinbench.statistics import bootstrap, mean, resamples
@@ -110,6 +111,53 @@ def test_concepts_of_two_sizes_are_compared_unpaired():
     assert found.error == pytest.approx((a.var(ddof=1) / 24 + b.var(ddof=1) / 32) ** 0.5, rel=0.05)
     # Fewer degrees of freedom than Welch's: those of the smaller of the two.
     assert p < found.p < 1e-4
+
+
+def test_the_numbers_of_concepts_do_not_matter():
+    """Concept k of one method is not concept k of another, though both may have K."""
+    dice, shares = np.random.default_rng(9), weights(24, 2000)
+    a = dice.normal(0.9, 0.05, (1, 24))
+    b = a + dice.normal(0.02, 0.01, (1, 24))
+    unpaired = (a.var(ddof=1) / 24 + b.var(ddof=1) / 24) ** 0.5
+    for number in range(20):
+        renumbered = b if number == 0 else dice.permuted(b, axis=1)
+        found = tested(measured(a, shares, "concepts"), measured(renumbered, shares, "concepts"))
+        # The resamples of the renumbered ones are others: 2,000 tell a deviation to 2 %.
+        assert found.error == pytest.approx(unpaired, rel=0.08)
+    classes = tested(measured(a, shares, "classes"), measured(b, shares, "classes"))
+    assert classes.error == pytest.approx((b - a).std(ddof=1) / 24**0.5, rel=0.05), "classes are shared: pairs"
+
+
+def test_concepts_are_nested_in_seeds():
+    """Their deviation is in that between seeds already, and equal methods are rarely called different."""
+    dice, shares = np.random.default_rng(10), weights(24)
+    scores = dice.normal(size=(2, 5, 24)) + dice.normal(size=(2, 5, 1))
+    found = tested(*(measured(one, shares, "concepts") for one in scores))
+    means = scores.mean(2)
+    assert found.error == pytest.approx((means[1] - means[0]).std(ddof=1) / 5**0.5, rel=1e-6)
+    assert found.p == pytest.approx(scipy.stats.ttest_rel(*means[::-1]).pvalue, rel=1e-6)
+    wrong = 0
+    for _ in range(500):
+        scores = 0.1 * dice.normal(size=(2, 5, 1)) + dice.normal(size=(2, 5, 24))
+        wrong += tested(*(measured(one, shares, "concepts") for one in scores)).p < 0.05
+    assert wrong / 500 <= 0.07
+
+
+def test_where_nothing_moves_in_any_resample_no_error_is_known():
+    a, b = measured(np.ones((1, 60)), weights(60)), measured(np.ones((1, 60)), weights(60))
+    found = tested(a, b)
+    assert (found.value, found.error, found.p) == (0, 0, 1)
+    assert np.isnan([found.low, found.high, found.detectable(), found.detectable(6)]).all()
+    apart = tested(a, measured(np.zeros((1, 60)), weights(60)))
+    assert (apart.value, apart.p) == (-1, pytest.approx(2.0**-59))
+    assert np.isnan(apart.detectable())
+
+
+def test_a_row_tells_the_size_of_the_pairs_whose_error_is_known():
+    full, other = measured(np.ones((1, 60)), weights(60)), np.random.default_rng(0).random((1, 60))
+    assert np.isnan(judge({0: full, 1: full}).detectable or 0.0)
+    mixed = judge({0: full, 1: full, 2: measured(other, weights(60))}).detectable
+    assert mixed == pytest.approx(tested(full, measured(other, weights(60))).detectable(3))
 
 
 def test_what_cannot_be_compared_says_why():

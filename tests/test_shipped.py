@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinbench import outlook, shipped
+from coinbench import digests, outlook, shipped
 from coinbench.cache import Cache
 from coinbench.config import Cell
 from coinbench.files import read_json
@@ -47,6 +47,14 @@ def test_every_network_of_the_birds_is_shipped_and_whole(cell: Cell, cache: Cach
     (row,) = outlook.rows(outlook.survey(resolve(request), cache, tmp_path), cache)
     assert {row[kind] for kind in KINDS} == {"shipped"}
     assert row["steps"] == cell.method.train.steps, "only the method is trained"
+
+
+def test_truncation_keeps_the_shipped_generator_and_fits_the_method_anew(cell: Cell, cache: Cache) -> None:
+    request = Request(methods="viscoin", datasets="birds", sets=("problem.generator.truncation=0.7",))
+    other = cells(resolve(request), cache, Path("."))[0].cell
+    assert shipped.find("generator", other.problem.generator, other)
+    assert digests.generator_digest(other) == digests.generator_digest(cell)
+    assert digests.fit_digest(other) != digests.fit_digest(cell)
 
 
 @pytest.mark.parametrize("folder", sorted(shipped.assets().iterdir()), ids=lambda folder: folder.name)

@@ -43,15 +43,24 @@ def test_the_percentile_interval_of_few_skewed_scores_covers_too_little():
     dice, held = np.random.default_rng(0), 0
     for _ in range(400):
         low, high = percentiles(bootstrap(dice.choice(population.values, 24), mean, Rng(0), 400))
-        held += low <= population.truth <= high
+        held += low <= population.truth(24) <= high
     assert held / 400 < 0.92, "which is why means have another"
 
 
 def test_shares_at_their_bound_keep_an_interval():
-    row = summarise(SPEC, np.full(60, True), planted.config())
+    row = summarise(SPEC, np.full(60, True), planted.config(), over="images")
     assert row.value == row.high == 1.0
     assert row.low == pytest.approx(scipy.stats.binomtest(60, 60).proportion_ci(method="wilson").low)
-    assert summarise(SPEC, np.full(60, 1.0), planted.config()).low == 1.0, "no share: nothing is known of its kind"
+    assert summarise(SPEC, np.full(60, 1.0), planted.config(), over="images").low == 1.0, (
+        "no share: nothing is known of its kind"
+    )
+
+
+@pytest.mark.parametrize("hit", [True, False])
+def test_several_hits_of_each_sample_that_all_agree_keep_an_interval(hit):
+    expected = scipy.stats.binomtest(60 * hit, 60).proportion_ci(method="wilson")
+    row = summarise(SPEC, np.full((60, 3), hit), planted.config(), over="images")
+    assert (row.low, row.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
 def test_resamples_are_kept_for_methods_alone():
@@ -62,7 +71,7 @@ def test_resamples_are_kept_for_methods_alone():
     np.testing.assert_array_equal(
         kept.draws, bootstrap(np.arange(9.0), mean, Rng(config.seed).child("bootstrap"), config.bootstrap)
     )
-    assert summarise(SPEC, np.arange(9.0), config, arm="random").resamples is None
+    assert summarise(SPEC, np.arange(9.0), config, over="images", arm="random").resamples is None
 
 
 def test_draws_depend_on_the_source_and_on_n_alone():
@@ -87,10 +96,12 @@ def test_what_belongs_to_a_sample_is_resampled_with_it():
 
 def test_sums_are_float64():
     values = np.full(20_000, 1.0, dtype=np.float32) * np.float32(0.1)
-    assert summarise(SPEC, values, planted.config()).value == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert summarise(SPEC, values, planted.config(), over="images").value == pytest.approx(
+        float(np.float32(0.1)), rel=1e-12
+    )
 
 
 def test_a_constant_has_an_interval_of_no_width():
-    row = summarise(SPEC, np.full(5, 0.5), planted.config(), arm="random", params="tau=0.1")
+    row = summarise(SPEC, np.full(5, 0.5), planted.config(), over="images", arm="random", params="tau=0.1")
     assert (row.value, row.low, row.high, row.n) == (0.5, 0.5, 0.5, 5)
     assert (row.metric, row.arm, row.params) == ("m", "random", "tau=0.1")

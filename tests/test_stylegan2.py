@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coinbench.models import channels_last
 from coinbench.networks import fir
 from coinbench.networks.stylegan2 import Mapping, Noise, StyleGAN2, SynthesisLayer, ToRGB, count_styles
-from coinbench.networks.stylegan2_discriminator import Discriminator, spread
+from coinbench.networks.stylegan2_discriminator import Discriminator, minibatch_deviation
 from coinbench.networks.stylegan2_layers import Convolution, FullyConnected
 
 
@@ -146,13 +146,13 @@ def test_a_convolution_of_d_follows_its_definition(size: int, down: bool) -> Non
 
 def test_the_minibatch_deviation_is_that_of_each_group() -> None:
     x = rand(6, 4, 3, 3)
-    found = spread(x, 3)
+    found = minibatch_deviation(x, 3)
     for i in range(6):
         group = x[[i % 2, i % 2 + 2, i % 2 + 4]]
         expected = (group.var(0, correction=0) + 1e-8).sqrt().mean()
         torch.testing.assert_close(found[i], expected.expand(1, 3, 3))
     with pytest.raises(ValueError, match="a batch of 6 does not divide into groups of 4"):
-        spread(x, 4)
+        minibatch_deviation(x, 4)
 
 
 # Whole networks
@@ -167,10 +167,11 @@ def test_as_many_styles_as_published(size: int, styles: int) -> None:
     assert count_styles(size) == styles
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 64, 128, 256, 512, 1024])
 def test_each_style_index_moves_the_layers_that_read_it(size: int) -> None:
     """torgb of a block reads the index of the next block's conv0; the last one has an index of its own."""
-    network = tiny(size).eval()
+    # A channel at the full size, at most two, so that large ones are drawn in no time.
+    network = StyleGAN2(size=size, z_dim=12, w_dim=10, depth=2, base=size, most=2).eval()
     read: dict[int, list[str]] = {i: [] for i in range(network.n_styles)}
 
     def note(name: str):
@@ -213,7 +214,7 @@ def test_half_precision_draws_the_same_images(low: torch.dtype) -> None:
     z = torch.randn(4, 12)
     with torch.no_grad():
         single = network(z)
-        network.synthesis.low = low
+        network.synthesis.lower(low)
         half = network(z)
     assert half.dtype == torch.float32
     error = (half - single).square().mean().sqrt() / single.std()
@@ -285,7 +286,14 @@ def test_mean_latent_and_truncation() -> None:
     for _ in range(3):
         mapping.track(w, decay=0.5)
     torch.testing.assert_close(mapping.w_avg, w.mean(0) * (1 - 0.5**3))
-    torch.testing.assert_close(mapping.truncate(w, 0.7), mapping.w_avg + 0.7 * (w - mapping.w_avg))
+    many = w[:, None].repeat(1, 4, 1)
+    expected = mapping.w_avg + 0.7 * (many - mapping.w_avg)
+    torch.testing.assert_close(mapping.truncate(many, 0.7), expected)
+    some = mapping.truncate(many, 0.7, 3)
+    torch.testing.assert_close(some[:, :3], expected[:, :3])
+    assert torch.equal(some[:, 3:], many[:, 3:])
+    assert torch.equal(mapping.truncate(many, 0.0), mapping.w_avg.expand_as(many))
+    assert mapping.truncate(many, 1.0) is many
 
 
 def test_freeze_d_leaves_the_first_layers() -> None:

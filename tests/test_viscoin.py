@@ -174,7 +174,10 @@ def test_support_is_predicted_for_the_coarsest_and_finest_styles() -> None:
         at = [4 * 2 ** ((number + 1) // 2) for number in range(styles)]
         assert chosen == {n for n in range(styles) if at[n] <= size / 32 or n >= styles - 2}
     for styles in range(1, 33):
-        assert support_styles(styles) < set(range(styles)), "some style is left to the concepts"
+        for variant in ("paper", "released"):
+            assert support_styles(styles, variant) < set(range(styles)), "some style is left to the concepts"
+    # The public code's constructor has (3, 12) for 16 styles: those below 3 and above 12.
+    assert support_styles(16, "released") == {0, 1, 2, 13, 14, 15}
 
 
 def test_omega_at_no_concepts_is_the_mean_latent(vae: Problem, images: Tensor) -> None:

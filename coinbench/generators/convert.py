@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from coinbench import weights
-from coinbench.errors import DataError, UsageError, unknown
+from coinbench.errors import DataError, UsageError, is_out_of_memory, unknown
 from coinbench.generators import published, published_tensorflow
 from coinbench.generators.initial import PARTS, misfits
 from coinbench.generators.published import Module, Network
@@ -87,10 +87,14 @@ def convert(path: Path, out: Path, only: tuple[str, ...] = ()) -> None:
             raise UsageError(f"{out}: would replace what is converted; choose another name")
         with path.open("rb") as file:
             sha256, source, tensors = _read(file, only or PARTS)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Refused as error:
         raise DataError(f"{path}: {error}; {_REMEDY}") from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise DataError(f"{path}: takes more memory to read than there is; free some, or {_REMEDY}") from error
+        if not isinstance(error, OSError):
+            raise
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     weights.write(tensors, out, _metadata(path, sha256, source))
 
 
@@ -263,7 +267,7 @@ def as_text(found: dict[str, Any]) -> str:
         part: f"{held['values']:,} values in {held['tensors']} tensors" for part, held in found["networks"].items()
     }
     lines |= {
-        "use with": _flags(found["arguments"]),
+        "use with": _flags(found["arguments"], found["discriminator"]),
         "generator": settings(found["arguments"]),
         "discriminator": settings(found["discriminator"]),
         "from": f"{found['file']} ({found['format']})",
@@ -276,12 +280,14 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n".join([found["path"], *(f"  {name:<14} {_line(text)}" for name, text in lines.items() if text)])
 
 
-def _flags(arguments: dict[str, Any]) -> str:
-    """Return the settings with which coinbench can use G; empty where it cannot, since G takes labels."""
+def _flags(arguments: dict[str, Any], discriminator: dict[str, Any] | None) -> str:
+    """Return the settings with which coinbench can use G and D; empty where it cannot, since G takes labels."""
     settings = {"resolution": "size"} | {name: name for name in ("z_dim", "w_dim", "depth", "base", "most", "clamp")}
     if arguments.get("c_dim") != 0 or not arguments.keys() >= {*settings.values()}:
         return ""
     given = {"net": "stylegan2"} | {name: json.dumps(arguments[own]) for name, own in settings.items()}
+    if discriminator and discriminator.get("group"):
+        given["group"] = json.dumps(discriminator["group"])
     return " ".join(f"--set problem.generator.{name}={value}" for name, value in given.items())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,8 +18,8 @@ PARTS = ("G", "D", "G_ema")
 """Prefixes of the networks in a converted file."""
 
 
-def read_parts(path: Path, wanted: tuple[str, ...] = PARTS) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of each of the `wanted` networks in a converted file.
+def read_parts(path: Path, wanted: tuple[str, ...] = PARTS, *, values: bool = True) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each of the `wanted` networks in a converted file; without `values`, mere shapes and types.
 
     Raises:
         DataError: it is missing, no safetensors, or holds no G_ema.
@@ -25,7 +28,7 @@ def read_parts(path: Path, wanted: tuple[str, ...] = PARTS) -> dict[str, dict[st
     try:
         with safe_open(path, framework="pt") as file:
             keys = [key for key in list(file.keys()) if key.partition(".")[0] in wanted]
-            tensors = {key: file.get_tensor(key) for key in keys}
+            tensors = {key: file.get_tensor(key) if values else _outline(file, key) for key in keys}
     # Besides its own errors safetensors passes on those of the system and of torch.
     except Exception as error:
         raise DataError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
@@ -36,6 +39,12 @@ def read_parts(path: Path, wanted: tuple[str, ...] = PARTS) -> dict[str, dict[st
     if "G_ema" not in found:
         raise DataError(f"{path}: holds no network G_ema; {remedy}")
     return found
+
+
+def _outline(file: Any, key: str) -> Tensor:
+    part = file.get_slice(key)
+    # Weights of another type do not fit anyway: no table of all types is needed to say so.
+    return torch.empty(part.get_shape(), device="meta") if part.get_dtype() == "F32" else file.get_tensor(key)
 
 
 @torch.no_grad()
@@ -82,14 +91,34 @@ def _few(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def check_source(path: Path, network: nn.Module) -> None:
-    """Refuse a file whose G_ema does not fit.
+def check_source(path: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse a file with a network that does not fit, by the names, shapes and types in its head alone.
+
+    Args:
+        path: of the file.
+        networks: what each part of it must fit, G_ema among them; parts that the file lacks are not asked for.
 
     Raises:
         DataError: names the tensors.
     """
-    # Every worker asks: D, the largest network of a file, is left unread.
-    _fit(network.state_dict(), read_parts(path, ("G_ema",))["G_ema"], path, "G_ema")
+    held = read_parts(path, tuple(networks), values=False)
+    for part, network in networks.items():
+        if part in held:
+            _fit(network.state_dict(), held[part], path, part)
+
+
+def recorded_group(path: Path) -> tuple[bool, int | None]:
+    """Return whether a file tells the group of its D's minibatch deviation, and the group; None: the whole batch.
+
+    Files of trainings do not: what they hold was trained with the settings of that training.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {})["discriminator"])["group"]
+    # Besides its own errors safetensors passes on those of the system and of torch; what is damaged tells nothing.
+    except Exception:
+        return False, None
+    return (True, told) if told is None or type(told) is int else (False, None)
 
 
 def start_from(init: Path | str, generator: nn.Module, discriminator: nn.Module | None) -> dict[str, Tensor] | None:

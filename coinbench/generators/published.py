@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from coinbench.generators.stored_tensors import is_count
-from coinbench.generators.unpickle import Budget, Refused, quoted, shown
+from coinbench.generators.unpickle import LETTERS, Budget, Refused, quoted, shown
 
 VERSION = 6
 """Of the records, in StyleGAN2-ADA and StyleGAN3."""
@@ -23,8 +23,8 @@ _CLASSES = frozenset(
     | {"FullyConnectedLayer", "Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue", "MinibatchStdLayer"}
     | {"Conv2dLayer"}
 )
-_DEEPEST, _MOST, TENSORS, LETTERS = 8, 1000, 10_000, 100
-"""Modules within modules, modules and tensors of one network, letters of a name: more than any StyleGAN2 has."""
+_DEEPEST, _MOST, TENSORS = 8, 1000, 10_000
+"""Modules within modules, modules and tensors of one network: more than any StyleGAN2 has."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from coinbench.generators.published import LETTERS, TENSORS, Network, Settings
+from coinbench.generators.published import TENSORS, Network, Settings
 from coinbench.generators.shapes import arguments_of, expected
 from coinbench.generators.stored_tensors import Array, is_count
-from coinbench.generators.unpickle import Budget, Refused, quoted, shown
+from coinbench.generators.unpickle import LETTERS, Budget, Refused, quoted, shown
 from coinbench.networks import fir
 
 VERSIONS = (4, 5)

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from coinbench.errors import is_out_of_memory
 from coinbench.generators.initial import PARTS
 from coinbench.generators.published import Network
 from coinbench.generators.shapes import arguments_of
 from coinbench.generators.stored_tensors import OLDER, STORAGES, begin, claim, outside, parameter, view
-from coinbench.generators.unpickle import Budget, Machine, Refused, plain, printable, quoted, shown
+from coinbench.generators.unpickle import LETTERS, Budget, Machine, Refused, plain, printable, quoted, shown
 
 _ENTRIES = 20_000
 _DIRECTORY = 8 * 1024**2
@@ -84,6 +85,8 @@ def _opened(file: BufferedReader, budget: Budget) -> Any:
             return _unpickle(archive, budget)
     # zipfile passes on whatever a damaged directory makes of its arithmetic.
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:
+        if is_out_of_memory(error):
+            raise
         raise Refused(f"is a damaged zip file ({printable(str(error))})") from error
 
 
@@ -189,12 +192,14 @@ def _networks(found: Any, wanted: tuple[str, ...]) -> tuple[dict[str, Network], 
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise Refused("holds no state dict")
     parts = {part.lower(): part for part in PARTS}
-    if not any(key.lower() == "g_ema" for key in found):
+    # A copy of a long name may cost a multiple of the file.
+    named = {key: parts.get(key.lower()) for key in found if len(key) <= LETTERS}
+    if "G_ema" not in named.values():
         return {"G_ema": _network("G_ema", found)}, []
     networks: dict[str, Network] = {}
     rest: list[str] = []
     for key, value in found.items():
-        part = parts.get(key.lower())
+        part = named.get(key)
         if part in networks:
             raise Refused(f"holds {part} twice")
         if part is None:

@@ -20,7 +20,7 @@ from coinbench import checkpoints
 from coinbench.cache import CHECKPOINT
 from coinbench.errors import UsageError
 from coinbench.files import write_atomically
-from coinbench.generators.initial import check_source, start_from
+from coinbench.generators.initial import check_source, recorded_group, start_from
 from coinbench.generators.stylegan2_config import StyleGAN2Config, resolution_of, settle
 from coinbench.generators.stylegan2_training import R1_EVERY, Duel, build_discriminator, check_precision
 from coinbench.log import Log
@@ -49,6 +49,7 @@ class StyleGAN2Generator(ImageGenerator):
         self.size, self.channels, self.w_dim, self.z_dim = size, network.channels, network.w_dim, network.z_dim
         self.drawn, self.crop, self.styles = network.size, config.crop, network.n_styles
         self.n_styles = network.n_styles if config.space == "w+" else 1
+        self.truncation, self.cutoff = config.truncation, config.cutoff
 
     def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Draw images with constant noise, cut to [-1, 1]."""
@@ -61,9 +62,10 @@ class StyleGAN2Generator(ImageGenerator):
         return images.clamp(-1, 1)
 
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
-        """Map n draws of z ~ N(0, 1); without truncation."""
+        """Map n draws of z ~ N(0, 1), truncated where the settings say so."""
         z = send(torch.randn(n, self.z_dim, generator=rng.torch()), self.mapping.w_avg.device)
-        return self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
+        w = self.mapping(z)[:, None].expand(-1, self.n_styles, -1)
+        return self.mapping.truncate(w, self.truncation, self.cutoff)
 
     def mean_latent(self) -> Float[Tensor, "V"]:
         """Return w̄, the average that training tracked."""
@@ -103,8 +105,12 @@ def build(config: StyleGAN2Config, size: int, channels: int, rng: Rng) -> StyleG
             clamp=config.clamp,
         )
     if isinstance(config.init, Path):
-        # Before anything is fitted.
-        check_source(config.init, network)
+        # Before anything is fitted. A G that is taken as it is needs no D, and no G but the average.
+        expected: dict[str, nn.Module] = {"G_ema": network}
+        if config.finetune:
+            with torch.device("meta"):
+                expected |= {"G": network, "D": build_discriminator(config, network, rng)}
+        check_source(config.init, expected)
     return StyleGAN2Generator(network, size, config)
 
 
@@ -128,6 +134,7 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
         return
     duel = Duel(config, generator, discriminator, split)
     if average is not None:
+        warn_of_group(config, discriminator.b4.group, log)
         duel.average.load_state_dict(average)
     path = log.folder / CHECKPOINT
     start = duel.load(path) if path.is_file() else 0
@@ -159,7 +166,18 @@ def fit(config: StyleGAN2Config, network: ImageGenerator, split: Split, rng: Rng
     checkpoints.save(log.folder / NETWORKS, duel.networks(), {"kimg": f"{train.steps * train.batch / 1000:g}"})
     with torch.no_grad():
         network.load_state_dict(duel.average.state_dict())
-    network.synthesis.low = None
+    network.synthesis.lower(None)
+
+
+def warn_of_group(config: StyleGAN2Config, group: int, log: Log) -> None:
+    """Say where D of the file that training starts from compared other numbers of images; no tensor tells it."""
+    told, before = recorded_group(Path(config.init))
+    if told and before != group and config.group is None:
+        batch = config.train.batch
+        log.say(
+            f"{config.init}: D was trained with minibatch deviations over {before or 'all'} images of a batch and goes "
+            f"on with {group}: set problem.generator.group={before or batch} to keep it, or ={group} to say so"
+        )
 
 
 class _Judge:
@@ -167,7 +185,7 @@ class _Judge:
 
     def __init__(self, config: StyleGAN2Config, network: StyleGAN2Generator, duel: Duel, rng: Rng, log: Log) -> None:
         self.log, self.rng = log, rng.child("samples")
-        self.seen = StyleGAN2Generator(duel.average, network.size, config).eval()
+        self.seen = StyleGAN2Generator(duel.average, network.size, config.untruncated()).eval()
         self.every = max(1, round(config.judge_kimg * 1000 / config.train.batch))
         self.batch, self.steps = config.train.batch, config.train.steps
         self.path = log.folder / "judged.csv"

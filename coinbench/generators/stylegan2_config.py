@@ -63,6 +63,11 @@ class StyleGAN2Config(GeneratorConfig):
     """Changes of colour as a multiple of p."""
     freeze_d: int = Field(default=0, ge=0)
     """So many first layers of D do not learn (Freeze-D)."""
+    truncation: float = Field(default=1.0, ge=0, le=1)
+    """ψ of samples that a method learns from: w̄ + ψ (w - w̄), closer to the mean and less varied below 1. The weights
+    of G and what is judged while it is trained are without it."""
+    cutoff: int | None = Field(default=None, ge=1)
+    """So many first styles are truncated; default: all."""
     init: Literal["scratch", "celebahq256", "imagenet256", "lsuncars512"] | Path = "scratch"
     """Where training starts: anew, from a published G (`coinbench weights list`), or from a file that `coinbench
     weights convert` or a training wrote."""
@@ -81,9 +86,20 @@ class StyleGAN2Config(GeneratorConfig):
         """
         key = super().key()
         del key["judge_kimg"]
+        if self.truncation == 1:
+            # As before there was one, so that what was trained is found.
+            del key["truncation"], key["cutoff"]
         if isinstance(self.init, Path):
             key["init"] = _content(self.init)
         return key
+
+    def weights_key(self) -> dict[str, Any]:
+        """Return the same without truncation, which acts on samples of a trained G."""
+        return self.untruncated().key()
+
+    def untruncated(self) -> StyleGAN2Config:
+        """Return the settings with which samples are as G learnt to draw them."""
+        return self.model_copy(update={"truncation": 1.0, "cutoff": None})
 
     def begin(self, weights: Path) -> StyleGAN2Config:
         """Return the settings with the file of a published G in place of its name.
@@ -121,6 +137,15 @@ class StyleGAN2Config(GeneratorConfig):
     def _starts(self) -> StyleGAN2Config:
         if not self.finetune and self.init == "scratch":
             raise ValueError("finetune=false needs a file to take G from: set init")
+        return self
+
+    @model_validator(mode="after")
+    def _truncated(self) -> StyleGAN2Config:
+        if self.cutoff is not None and (self.space == "w" or self.truncation == 1):
+            why = "one latent for all styles cannot be cut" if self.space == "w" else "nothing is truncated"
+            raise ValueError(
+                f"cutoff={self.cutoff} has no effect: {why}; leave it out, or set truncation with space=w+"
+            )
         return self
 
     @model_validator(mode="after")

@@ -91,7 +91,8 @@ class Duel:
         for network in (self.generator, self.discriminator, self.average):
             channels_last(network)
         low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.train.precision]
-        self.generator.synthesis.low = self.discriminator.low = low
+        self.generator.synthesis.lower(low)
+        self.discriminator.lower(low)
         self.of_g = [p for p in self.generator.parameters() if p.requires_grad]
         self.of_d = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.adam_g = lazy_adam(self.of_g, config.train, PATH_EVERY if config.path else 0)
@@ -107,7 +108,10 @@ class Duel:
     def step(self, number: int, rng: Rng) -> None:
         """Do step `number` (0-based): G, its path lengths, D, its R1, the average, p."""
         config = self.config
-        self._set_rates(number)
+        rate = learning_rate(config.train, number) / config.train.lr
+        for adam in (self.adam_g, self.adam_d):
+            # What each was made with is corrected for lazy regularisation.
+            adam.param_groups[0]["lr"] = adam.defaults["lr"] * rate
         dice = self._dice(rng.child("step", number))
         self._host_dice = dice if dice.device.type == "cpu" else rng.child("augment", number).torch()
         rows = self.split.rows(number, config.train.batch, rng.child("data"))
@@ -129,15 +133,6 @@ class Duel:
         if self.device.type == "cpu":
             return rng.torch()
         return torch.Generator(self.device).manual_seed(rng.key)
-
-    def _set_rates(self, number: int) -> None:
-        rate = learning_rate(self.config.train, number) / self.config.train.lr
-        for adam, every in (
-            (self.adam_g, PATH_EVERY if self.config.path else 0),
-            (self.adam_d, R1_EVERY if self.settings.r1 else 0),
-        ):
-            c = every / (every + 1) if every else 1.0
-            adam.param_groups[0]["lr"] = self.config.train.lr * c * rate
 
     def _latents(self, n: int, dice: torch.Generator, *, track: bool = False) -> Float[Tensor, "n L V"]:
         """Map z of two draws to w and mix them; `track` moves w̄."""
@@ -207,12 +202,12 @@ class Duel:
         # grad, not backward: only the gradients of these parameters are computed.
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None and self.generator.synthesis.low is torch.float16:
-                # Half precision overflows now and then; such a gradient is cut, not followed.
+            if gradient is not None:
+                # The root in a path length has no gradient at 0, and half precision overflows: cut, not followed.
                 gradient = gradient.nan_to_num(0.0, 1e5, -1e5)
-            if gradient is not None and gradient.stride() != parameter.stride():
-                # One pass over all parameters wants each gradient laid out like its own.
-                gradient = torch.empty_like(parameter).copy_(gradient)
+                if gradient.stride() != parameter.stride():
+                    # One pass over all parameters wants each gradient laid out like its own.
+                    gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         adam.step()
         adam.zero_grad(set_to_none=True)

@@ -2,13 +2,14 @@
 
 Python's unpickler calls whatever a file names. Here a name stands for itself; a call of one of the few names in the
 table makes plain data, a tensor or a record of what was said, and any other name ends the reading. Nothing recurses,
-and operations and nesting are bounded by constants, copied bytes by the size of the file, and memory by all of them.
+and operations and nesting are bounded by constants, and copied bytes, wide text among them, by the size of the file.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,6 +24,8 @@ WAITING = 50_000
 """Values on the stack."""
 REMEMBERED = 200_000
 """Values in the memo."""
+LETTERS = 100
+"""Of a name; StyleGAN2's have less than 50. Longer are source texts, and bytes that protocol 2 wrote as text."""
 
 _NO_PICKLE = "is no pickle of protocol 2 or later, nor a state dict that torch.save wrote"
 
@@ -101,6 +104,8 @@ class Machine:
                     return self._pop()
                 # The commonest here, and not each in a function of its own, which would take most of the time.
                 if name in _VALUES:
+                    if type(argument) is str and len(argument) > LETTERS:
+                        self._charge(argument)
                     self.stack.append(argument)
                 elif name in _CONSTANTS:
                     self.stack.append(_CONSTANTS[name]())
@@ -121,6 +126,12 @@ class Machine:
         except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
             raise Refused("is damaged or cut short" if not first else _NO_PICKLE) from error
         raise Refused(_NO_PICKLE)
+
+    def _charge(self, text: str) -> None:
+        size = sys.getsizeof(text)
+        # One letter beyond Latin-1 makes all of them two or four bytes wide, beside the bytes that were read.
+        if size > 2 * len(text):
+            self.budget.copy(len(text) + size)
 
     def _pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):

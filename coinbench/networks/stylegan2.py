@@ -100,9 +100,15 @@ class Mapping(nn.Module):
         """Move w̄ towards the mean of a batch."""
         self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, decay))
 
-    def truncate(self, w: Float[Tensor, "B V"], psi: float) -> Float[Tensor, "B V"]:
-        """Move w towards w̄: ψ = 1 leaves it, ψ = 0 is w̄."""
-        return torch.lerp(self.w_avg.expand_as(w), w, psi)
+    def truncate(self, w: Float[Tensor, "B L V"], psi: float, cutoff: int | None = None) -> Float[Tensor, "B L V"]:
+        """Move the first `cutoff` latents (None: all) towards w̄: ψ = 1 leaves them, to the bit; ψ = 0 is w̄.
+
+        Karras et al. 2019, appendix B.
+        """
+        if psi == 1:
+            return w
+        moved = torch.lerp(self.w_avg.expand_as(w), w, psi)
+        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], 1)
 
 
 class SynthesisLayer(Modulated, Filtered):
@@ -214,8 +220,11 @@ class Synthesis(nn.Module):
             width = channels_at(side, base, most)
             setattr(self, f"b{side}", SynthesisBlock(before, width, w_dim, side, channels, clamp))
             before = width
-        self.low: torch.dtype | None = None
-        """Type of activations in the four largest blocks; None: that of the weights."""
+        self._low: torch.dtype | None = None
+
+    def lower(self, low: torch.dtype | None) -> None:
+        """Let activations of the four largest blocks be of type `low`; None: of that of the weights."""
+        self._low = low
 
     def forward(
         self, w: Float[Tensor, "B L V"], noise: Noise = "const", dice: torch.Generator | None = None
@@ -232,8 +241,8 @@ class Synthesis(nn.Module):
         for i, side in enumerate(self.sides):
             # 4 pixels: 0, 1; then conv0, conv1, torgb: 1, 2, 3; 3, 4, 5; ...
             here = rows[max(2 * i - 1, 0) : 2 * i + 2]
-            if x is not None and self.low is not None and side in self.sides[-4:] and side >= 8:
-                x = x.to(self.low)
+            if x is not None and self._low is not None and side in self.sides[-4:] and side >= 8:
+                x = x.to(self._low)
             x, image = getattr(self, f"b{side}")(x, image, here, noise, dice)
         assert image is not None
         return image
@@ -269,22 +278,21 @@ class StyleGAN2(nn.Module):
             clamp: bound of activations, None for none.
         """
         super().__init__()
-        self.size, self.channels, self.z_dim, self.w_dim, self.c_dim = size, channels, z_dim, w_dim, c_dim
-        self.n_styles = count_styles(size)
-        self.mapping = Mapping(z_dim, c_dim, w_dim, depth)
-        self.synthesis = Synthesis(w_dim, size, channels, base, most, clamp)
+        self._join(Mapping(z_dim, c_dim, w_dim, depth), Synthesis(w_dim, size, channels, base, most, clamp))
 
     @classmethod
     def of(cls, mapping: Mapping, synthesis: Synthesis) -> StyleGAN2:
         """Return a network of parts that exist, which it shares."""
         network = cls.__new__(cls)
         nn.Module.__init__(network)
-        size = synthesis.sides[-1]
-        network.size, network.channels = size, synthesis.channels
-        network.z_dim, network.w_dim, network.c_dim = mapping.z_dim, mapping.w_dim, mapping.c_dim
-        network.n_styles = count_styles(size)
-        network.mapping, network.synthesis = mapping, synthesis
+        network._join(mapping, synthesis)
         return network
+
+    def _join(self, mapping: Mapping, synthesis: Synthesis) -> None:
+        self.mapping, self.synthesis = mapping, synthesis
+        self.size, self.channels = synthesis.sides[-1], synthesis.channels
+        self.z_dim, self.w_dim, self.c_dim = mapping.z_dim, mapping.w_dim, mapping.c_dim
+        self.n_styles = count_styles(self.size)
 
     def forward(
         self, z: Float[Tensor, "B Z"], c: Float[Tensor, "B Y"] | None = None, noise: Noise = "const"

@@ -38,7 +38,7 @@ class DiscriminatorBlock(Filtered):
         return self.skip(x, _HALF) + self.conv1(self.conv0(x), _HALF)
 
 
-def spread(x: Float[Tensor, "B C H W"], group: int) -> Float[Tensor, "B 1 H W"]:
+def minibatch_deviation(x: Float[Tensor, "B C H W"], group: int) -> Float[Tensor, "B 1 H W"]:
     """Return the minibatch standard deviation of each group of images, the same at every pixel.
 
     Images i, i + n/G, i + 2n/G, ... of a batch of n form a group of G.
@@ -46,7 +46,8 @@ def spread(x: Float[Tensor, "B C H W"], group: int) -> Float[Tensor, "B 1 H W"]:
     Raises:
         ValueError: the batch does not divide into such groups.
 
-    >>> spread(torch.tensor([0.0, 0.0, 2.0, 4.0]).reshape(4, 1, 1, 1), 2).flatten().round(decimals=3).tolist()
+    >>> x = torch.tensor([0.0, 0.0, 2.0, 4.0]).reshape(4, 1, 1, 1)
+    >>> minibatch_deviation(x, 2).flatten().round(decimals=3).tolist()
     [1.0, 2.0, 1.0, 2.0]
     """
     n, _, h, w = x.shape
@@ -60,17 +61,17 @@ def spread(x: Float[Tensor, "B C H W"], group: int) -> Float[Tensor, "B 1 H W"]:
 class Epilogue(nn.Module):
     """The block of 4 pixels: minibatch deviation, one convolution, two fully connected layers."""
 
-    def __init__(self, width: int, n_out: int, group: int, clamp: float | None, size: int = 4) -> None:
+    def __init__(self, width: int, n_out: int, group: int, clamp: float | None) -> None:
         """Make the block."""
         super().__init__()
         self.group = group
         self.conv = Convolution(width + 1, width, 3, clamp=clamp)
-        self.fc = FullyConnected(width * size**2, width, rectified=True)
+        self.fc = FullyConnected(width * 4 * 4, width, rectified=True)
         self.out = FullyConnected(width, n_out)
 
     def forward(self, x: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B _o"]:
         """Return logits, or what is multiplied with the embedded label."""
-        x = self.conv(torch.cat([x, spread(x, self.group)], 1))
+        x = self.conv(torch.cat([x, minibatch_deviation(x, self.group)], 1))
         return self.out(self.fc(x.flatten(1)))
 
 
@@ -113,8 +114,11 @@ class Discriminator(nn.Module):
         if c_dim:
             self.mapping = Mapping(0, c_dim, width[4], 8, average=False)
         self._freeze(frozen)
-        self.low: torch.dtype | None = None
-        """Type of activations in the four largest blocks; None: that of the weights."""
+        self._low: torch.dtype | None = None
+
+    def lower(self, low: torch.dtype | None) -> None:
+        """Let activations of the four largest blocks be of type `low`; None: of that of the images."""
+        self._low = low
 
     def _freeze(self, count: int) -> None:
         layers = [part for part in self.modules() if isinstance(part, Convolution)]
@@ -125,8 +129,8 @@ class Discriminator(nn.Module):
         """Return a logit for each image (with its label)."""
         x = images
         for side in self.sides:
-            low = self.low is not None and side in self.sides[:4] and side >= 8
-            x = getattr(self, f"b{side}")(x.to(self.low if low else images.dtype))
+            low = self._low is not None and side in self.sides[:4] and side >= 8
+            x = getattr(self, f"b{side}")(x.to(self._low if low else images.dtype))
         logits = self.b4(x.to(images.dtype))
         if self.c_dim:
             label = self.mapping(None, c)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
 import random
 import sys
+import tracemalloc
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ import published_files as files
 import pytest
 import torch
 from commands import Cli, in_process, one_line
-from hostile_costs import COSTS, OLDER
+from hostile_costs import COSTS, OLDER, long_name
 from hostile_files import (
     CALLS,
     NETWORKS,
@@ -34,6 +36,7 @@ from hostile_files import (
 from safetensors.torch import save_file
 
 from coinbench.errors import DataError
+from coinbench.generators import stored_tensors
 from coinbench.generators.convert import convert, describe
 from coinbench.generators.initial import read_parts
 
@@ -96,6 +99,38 @@ def test_weights_of_another_network(tmp_path: Path, make: Make, pieces: list[str
 @pytest.mark.parametrize(("make", "pieces"), COSTS.values(), ids=COSTS.keys())
 def test_a_small_file_that_would_cost_much(tmp_path: Path, make: Make, pieces: list[str]) -> None:
     refused(make(tmp_path / "ran"), pieces, tmp_path)
+
+
+@pytest.mark.parametrize(("end", "times"), [("", 4), ("\U0001f426", 8)])
+def test_a_long_name_is_not_copied_again_and_again(tmp_path: Path, end: str, times: int) -> None:
+    content = long_name(end)(tmp_path)
+    (tmp_path / "file.pkl").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError):
+            convert(tmp_path / "file.pkl", tmp_path / "out.safetensors")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Entry, what is read of it, and its letters, while they widen in both widths.
+    assert peak < times * len(content)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(errno.ENOMEM, "no memory")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_file_that_takes_more_memory_than_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def short(*_: Any) -> None:
+        raise error
+
+    for kind, content in _sound().items():
+        (tmp_path / kind).mkdir()
+        monkeypatch.setattr(stored_tensors, "storage", short)
+        refused(content, ["more memory to read than there is", "free some"], tmp_path / kind)
 
 
 @pytest.mark.parametrize(("make", "pieces"), OLDER.values(), ids=OLDER.keys())

@@ -54,6 +54,7 @@ def test_each_planted_concept_adds_its_own_part(problem):
         assert row.protocol.endswith(f"attribute {READ.index(k)}")
         assert row.n == np.isin(predicted, np.flatnonzero(of_class[:, k])).sum()
     assert value(scores, "part_consistency_judge") == pytest.approx(1, abs=1e-6)
+    assert {s.resamples.over for s in scores if s.resamples} == {"concepts"}
 
 
 def test_the_rise_is_that_of_the_decoded_images(problem):

@@ -66,6 +66,19 @@ def test_an_oracle_scores_one_and_no_meaning_scores_chance(name):
         assert found.values()[name] == pytest.approx(chance(name, found), abs=0.06), kind.__name__
 
 
+def test_each_number_says_what_was_resampled():
+    dice = np.random.default_rng(2)
+    parts = {f"part:{name}": dice.integers(0, 3, 60) for name in "ab"}
+    records = {"index": np.arange(60), "pooled": dice.random((60, 5)), **parts}
+    scores = PartAlignment.score(records, EvaluationConfig(permutations=20, bootstrap=100))
+    assert {score.metric: score.resamples.over for score in scores if score.resamples} == {
+        "part_information": "concepts",
+        "part_disentanglement": "concepts",
+        "part_completeness": "values",
+        "part_informativeness": "images",
+    }
+
+
 def test_information_is_that_of_scikit_learn():
     dice = np.random.default_rng(0)
     parts = dice.integers(0, 3, (80, 2))

@@ -4,6 +4,7 @@ import numpy as np
 import planted
 import pytest
 from planted import Truth, value
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, auc, top_k_accuracy_score
 
 from coinbench.metrics.auc_ff import AreaUnderFaithfulness, area
@@ -89,6 +90,15 @@ def test_a_constant_decoder_stays_at_chance(problem, truth):
     share = (truth.labels == 0).mean()
     for arm in ("method", "random"):
         assert value(scores, "auc_ff", arm) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("hit", [True, False])
+def test_where_all_are_right_or_all_wrong_no_share_is_certain(hit):
+    records = {"arm": np.repeat(["method", "random"], 120), "n": np.tile(np.repeat([0, 8], 60), 2)}
+    records |= {"index": np.tile(np.arange(60), 4), "hit": np.full(240, hit)}
+    expected = binomtest(60 * hit, 60).proportion_ci(method="wilson")
+    for row in AreaUnderFaithfulness.score(records, planted.config()):
+        assert (row.low, row.high) == (pytest.approx(expected.low), pytest.approx(expected.high)), row
 
 
 class Counting(planted.Planted):

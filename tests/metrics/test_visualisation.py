@@ -8,6 +8,7 @@ from planted import Truth, value
 from scipy.linalg import sqrtm
 
 from coinbench.errors import MetricError
+from coinbench.metrics.frechet import expectation
 from coinbench.metrics.visualisation import Visualisation, chosen_pairs, maximised, total_variation
 from coinbench.rng import Rng
 
@@ -66,6 +67,9 @@ def test_the_planted_model_is_shown_as_it_decodes(problem):
             assert found == pytest.approx(textbook(expected["real"], features), rel=1e-2, abs=1e-2)
     assert {s.n for s in scores} == {len(rows)}
     assert value(scores, "visualisation_fd_f", "reconstruction") < 0.01 < value(scores, "visualisation_fd_f")
+    # The level of two fresh samples of as many images, of the covariance of the sources.
+    level = value(scores, "visualisation_fd_f", "same distribution")
+    assert level == pytest.approx(expectation(expected["real"], Rng(1), 40)[0], rel=0.3)
     # The floor is of images that are no sources.
     assert (records["arm"] == "train images").sum() == len(rows)
 

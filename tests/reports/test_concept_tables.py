@@ -41,6 +41,8 @@ def scores(level: float) -> Iterator[Score]:
     for arm in ("method", "permuted"):
         flag = {"params": "flag=dead", "arm": arm, "higher_is_better": False}
         yield score("concept_flags", 0.25, 0.01, **flag)
+    yield score("part_locality", level / 4, 0.01)
+    yield score("part_locality", 0.1, 0.01, arm="any part")
     yield score("visualisation_fd_f", 9.87 * level, 0.5, unit="distance", higher_is_better=False)
 
 
@@ -78,6 +80,12 @@ def test_concepts_have_a_table_that_knows_the_better_end(tables: dict[str, Table
     control = next(row for row in table.rows if row.arm == "concepts")
     assert control.higher_is_better is None
     assert set(table.marks(control)) == {""}
+
+
+def test_true_parts_have_a_table(tables: dict[str, Table]) -> None:
+    found = texts(tables["parts"])
+    assert found["change inside its part (%)", "", ""] == ["15.0 [14.0, 16.0]", "22.5 [21.5, 23.5]"]
+    assert found["change inside its part (%)", "", "any part"] == ["10.0 [9.0, 11.0]"] * 2
 
 
 def test_what_has_a_table_is_in_no_other(tables: dict[str, Table]) -> None:

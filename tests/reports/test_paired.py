@@ -95,6 +95,20 @@ def test_the_table_says_what_it_is_over(cli: Cli, run: Path, tmp_path: Path) -> 
     assert "between-seed uncertainty not estimable" in ran.out
 
 
+def test_where_no_image_tells_anything_no_error_is_claimed(cli: Cli, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "a")
+    drawn = resampled.read(run)
+    for place, found in drawn.items():
+        if place.metric == "accuracy":
+            drawn[place] = Resamples(np.ones_like(found.draws), found.over, found.source)
+    resampled.write(drawn, tmp_path / "a")
+    chosen = ("compare", tmp_path / "a", tmp_path / "a", "--paired", "--metrics", "accuracy")
+    assert "[not estimable]" in cli(*chosen).out
+    (one,) = json.loads(cli(*chosen, "--json").out)["tests"]
+    assert (one["verdict"], one["difference"]) == ("tie", 0)
+    assert [one[name] for name in ("low", "high", "error", "detectable")] == [None] * 4
+
+
 def test_five_seeds_are_tested_over_seeds_too(cli: Cli, make_run: Maker, tmp_path: Path) -> None:
     a, b = (
         make_run(tmp_path / name, methods=("flint",), datasets=("birds",), seeds=range(5), images=False)
