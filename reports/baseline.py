@@ -83,8 +83,8 @@ class Baseline(BaseModel):
     two_sided: bool = False
     """Whether a number that is better than its tolerance allows fails too: a metric that changes unasked is broken."""
     tolerances: dict[str, float | str] = Field(default_factory=dict)
-    """Metric, "metric params" or "*", of one method as "method/metric" -> tolerance in its unit, or a share of the value
-    as "5%". Kept by an update."""
+    """Metric, "metric params" or "*", of one method as "method/metric" -> tolerance in its unit, or a share of the
+    value as "5%". Kept by an update."""
     data: dict[str, str] = Field(default_factory=dict)
     """Data set -> fingerprint of images and labels."""
     protocols: dict[str, str] = Field(default_factory=dict)
