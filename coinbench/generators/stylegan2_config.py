@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
 from coinbench.errors import DataError
-from coinbench.published_weights import generator_file
+from coinbench.published_weights import converted, generator_file
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -71,6 +71,8 @@ class StyleGAN2Config(GeneratorConfig):
     init: Literal["scratch", "celebahq256", "imagenet256", "lsuncars512"] | Path = "scratch"
     """Where training starts: anew, from a published G (`coinbench weights list`), or from a file that `coinbench
     weights convert` or a training wrote."""
+    init_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the converted file of a published G; a run notes that of the file that is here when it is planned."""
     finetune: bool = True
     """Train what `init` holds on the data set; off: take its G_ema as it is."""
     judge_kimg: float = Field(default=20.0, gt=0)
@@ -85,13 +87,34 @@ class StyleGAN2Config(GeneratorConfig):
             DataError: the file is not there or cannot be read; found out before anything is fitted.
         """
         key = super().key()
-        del key["judge_kimg"]
+        del key["judge_kimg"], key["init_sha256"]
         if self.truncation == 1:
             # As before there was one, so that what was trained is found.
             del key["truncation"], key["cutoff"]
         if isinstance(self.init, Path):
             key["init"] = _content(self.init)
+        elif self.init_sha256 is not None:
+            key["init"] = self.init_sha256
         return key
+
+    def pinned(self, weights: Path) -> StyleGAN2Config:
+        """Return the settings with the digest of a published G that is here: another file makes another G.
+
+        Raises:
+            DataError: it cannot be read, or is another one than `init_sha256` says.
+        """
+        if isinstance(self.init, Path) or self.init == "scratch":
+            return self
+        path = converted(self.init, weights)
+        if not path.is_file():
+            return self
+        found = _content(path)
+        if self.init_sha256 not in (None, found):
+            raise DataError(
+                f"{path}: sha256 is {found}, problem.generator.init_sha256 says {self.init_sha256}; restore that file, "
+                "or give the command of the run again for the new one"
+            )
+        return self.model_copy(update={"init_sha256": found})
 
     def weights_key(self) -> dict[str, Any]:
         """Return the same without truncation, which acts on samples of a trained G."""
@@ -109,7 +132,9 @@ class StyleGAN2Config(GeneratorConfig):
         """
         if isinstance(self.init, Path) or self.init == "scratch":
             return self
-        return self.model_copy(update={"init": generator_file(self.init, weights, "problem.generator.init")})
+        path = generator_file(self.init, weights, "problem.generator.init")
+        self.pinned(weights)
+        return self.model_copy(update={"init": path, "init_sha256": None})
 
     @field_validator("resolution")
     @classmethod
@@ -137,6 +162,8 @@ class StyleGAN2Config(GeneratorConfig):
     def _starts(self) -> StyleGAN2Config:
         if not self.finetune and self.init == "scratch":
             raise ValueError("finetune=false needs a file to take G from: set init")
+        if self.init_sha256 and (isinstance(self.init, Path) or self.init == "scratch"):
+            raise ValueError("init_sha256 is that of a published G: set init to its name, or leave it out")
         return self
 
     @model_validator(mode="after")
