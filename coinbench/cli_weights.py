@@ -53,17 +53,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 @weights_app.command("list")
 def listing(cache: CacheRoot = None, as_json: AsJson = False) -> None:
-    """List published weights: what they are for, whether they are here, their terms."""
-    from coinbench.published_weights import FILES, folder
+    """List published weights: what they are for, whether a run finds them, where they come from, their terms."""
+    from coinbench.published_weights import FILES, folder, present
 
     here = folder(cache)
     rows = {
         name: {
-            "here": (here / entry.remote.name).is_file(),
+            "here": present(name, here) == "here",
+            "state": present(name, here),
             "file": entry.remote.name,
             "for": entry.purpose,
             "licence": entry.licence,
             "url": entry.remote.url,
+            "hint": entry.remote.hint,
         }
         for name, entry in FILES.items()
     }
@@ -71,15 +73,18 @@ def listing(cache: CacheRoot = None, as_json: AsJson = False) -> None:
         print(json.dumps(rows, indent=2))
         return
     for name, row in rows.items():
-        print(f"{name:<14} {'here' if row['here'] else 'not here':<9} {row['for']}; {row['licence']}")
+        print(f"{name:<14} {row['state']:<13} {row['for']}; {row['licence']}; {row['url'] or row['hint']}")
     print(f"in {here}")
 
 
 @weights_app.command()
 def fetch(names: Names = None, cache: CacheRoot = None, offline: Offline = False, quiet: Quiet = False) -> None:
-    """Download published weights and verify them. Resumes."""
-    from coinbench.published_weights import bring
+    """Download published weights and verify them; of generators convert them. Resumes."""
+    from coinbench.errors import UsageError
+    from coinbench.published_weights import FILES, bring
 
+    if not names:
+        raise UsageError(f"weights fetch: name what to fetch; known: {', '.join(FILES)}")
     _each(names, cache, quiet, bring, "fetched, ")
 
 
@@ -89,28 +94,29 @@ def verify(names: Names = None, cache: CacheRoot = None, quiet: Quiet = False) -
 
     Each file is reported; the exit code is 4 where one is missing or another one.
     """
-    from coinbench.published_weights import FILES, folder, verified
+    from coinbench.errors import UsageError
+    from coinbench.published_weights import FILES, folder, present, verified
 
-    here = [name for name, entry in FILES.items() if (folder(cache) / entry.remote.name).is_file()]
+    here = [name for name in FILES if present(name, folder(cache)) != "not here"]
+    if not (names or here):
+        raise UsageError(f"weights verify: none named and none here; known: {', '.join(FILES)}")
     _each(names or here, cache, quiet, verified, "")
 
 
 def _each(
-    names: list[str] | None, cache: Path | None, quiet: bool, work: Callable[[str, Path | None, Log], Path], told: str
+    names: list[str], cache: Path | None, quiet: bool, work: Callable[[str, Path | None, Log], Path], told: str
 ) -> None:
     """Do the same for each file, whatever became of those before it.
 
     Raises:
-        UsageError: a name is unknown, or there is none.
+        UsageError: a name is unknown.
         DataError: one file is not as it should be; of several, how many.
     """
-    from coinbench.errors import DataError, UsageError
+    from coinbench.errors import DataError
     from coinbench.log import Log, stopping
     from coinbench.progress import Display
-    from coinbench.published_weights import FILES, checked_by, folder, known
+    from coinbench.published_weights import folder, known, verdict
 
-    if not names:
-        raise UsageError(f"weights: none named and none here; known: {', '.join(FILES)}")
     # All names first: nothing is fetched for half of a wrong command.
     for name in names:
         known(name)
@@ -121,12 +127,13 @@ def _each(
             try:
                 with stopping(log):
                     path = work(name, cache, log)
+                line = f"{name}: {path}: {told}{verdict(name, folder(cache))}"
             except DataError as error:
                 wrong.append(error)
                 if len(names) > 1:
                     print(f"{name}: {error}")
                 continue
-            print(f"{name}: {path}: {told}as published ({checked_by(name)})")
+            print(line)
     if len(wrong) == len(names) == 1:
         raise wrong[0]
     if wrong:

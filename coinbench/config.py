@@ -94,6 +94,14 @@ class GeneratorConfig(Config):
         """
         return self
 
+    def pinned(self, weights: Path) -> GeneratorConfig:
+        """Return the settings with the content of published weights that are here as a part of `key`.
+
+        Raises:
+            DataError: it cannot be read, or is not what the settings say.
+        """
+        return self
+
 
 class PerceptualConfig(Config):
     """p, the net of perceptual terms in losses and of PD-p and FD-p; independent of f's classes (docs/metrics.md 4)."""

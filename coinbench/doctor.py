@@ -9,19 +9,19 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
-from coinbench import fetch, registry
+from coinbench import registry
 from coinbench.cache import Cache
-from coinbench.data.official import OfficialConfig, places, root_of
+from coinbench.data.official import OfficialConfig, lacking, root_of, way_to_get
 from coinbench.errors import CoinbenchError, DataError, UsageError
 from coinbench.log import Log
-from coinbench.plan import Planned, RunConfig, cells, dataset_config
-from coinbench.preflight import missing, unmeasured
-from coinbench.published_weights import FILES, folder
+from coinbench.outlook import look
+from coinbench.plan import RunConfig, dataset_config
+from coinbench.published_weights import FILES, folder, present, verdict, verified
 
 Facts = dict[str, Any]
 
@@ -129,14 +129,17 @@ def _cache(cache: Cache) -> Facts:
 
 
 def _weights(name: str, cache: Cache) -> str:
-    path = folder(cache.root) / FILES[name].remote.name
-    if not path.is_file():
+    here = folder(cache.root)
+    state = present(name, here)
+    if state == "not here":
         return f"not here; get them with `coinbench weights fetch {name}`"
+    if state == "not converted":
+        return f"here, not converted: `coinbench weights fetch {name}`"
     try:
-        fetch.check(FILES[name].remote, path, Log(path.parent))
+        verified(name, cache.root, Log(here))
+        return f"here, {verdict(name, here)}"
     except DataError as error:
         return str(error)
-    return "here, as published"
 
 
 def _dataset(name: str, cache: Cache) -> str:
@@ -153,38 +156,34 @@ def _dataset(name: str, cache: Cache) -> str:
             return str(error)
         return "here"
     # Not opened: that would read every image where nobody did before.
-    root, inner = root_of(config, cache.root), spec.official.inner
-    lacks = [a.remote for a in spec.official.archives if a.needed(config) and not a.found(places(root, inner))]
-    if not lacks:
-        return f"here, in {root}"
-    how = " --download" if all(remote.url for remote in lacks) else ""
-    return f"not here; `coinbench data prepare {name}{how}` brings it or says how to get it"
+    if lacking(spec.official, config, cache.root):
+        return f"not here; {way_to_get(spec.official, config, cache.root)}"
+    return f"here, in {root_of(config, cache.root)}"
 
 
 def readiness(config: RunConfig, cache: Cache) -> Facts:
     """Return whether `run` could start, how far its cells are, and each thing it would miss, with the remedy.
 
-    Metrics without numbers keep no run from starting.
+    Metrics without numbers keep no run from starting. Of data that are missing the published size stands in, so that
+    weights are looked for at the same time.
     """
-    planned: list[Planned] = []
-    lacking: list[str] = []
+    count = 0
+    missed: list[str] = []
+    without: list[str] = []
     for dataset, variants in config.experiments.items():
         part = config.model_copy(update={"experiments": {dataset: variants}})
         try:
-            planned += cells(part, cache, Path("."))
+            seen = look(part, cache, Path("."))
         except CoinbenchError as error:
-            lacking.append(str(error))
-    lacking += _lacking(planned, cache)
-    missed = list(dict.fromkeys(lacking)) + unmeasured(planned, cache)
-    return {"ready": not lacking, "cells": len(planned), "missing": missed}
-
-
-def _lacking(planned: list[Planned], cache: Cache) -> Iterator[str]:
-    for cell in planned:
-        yield from map(str, missing(cell, cache))
+            missed.append(str(error))
+            continue
+        count += len(seen.planned)
+        missed += seen.missing
+        without += seen.unmeasured
     there = next(place for place in (cache.root, *cache.root.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield f"{there}: the cache cannot be written; change its permissions or set --cache DIR"
+        missed.append(f"{there}: the cache cannot be written; change its permissions or set --cache DIR")
+    return {"ready": not missed, "cells": count, "missing": list(dict.fromkeys((*missed, *without)))}
 
 
 _BYTES = ("memory", "available", "free", "size", "free on disk")

@@ -85,9 +85,11 @@ def unknown(kind: str, name: str, known: list[str]) -> UsageError:
 
     >>> print(unknown("method", "viscion", ["flint", "viscoin"]))
     unknown method 'viscion': did you mean 'viscoin'? (known: flint, viscoin)
+    >>> print(unknown("method", "xyz", ["flint", "viscoin"]))
+    unknown method 'xyz' (known: flint, viscoin)
     """
     import difflib
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UsageError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(sorted(known))})")
+    hint = f": did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(known))})")

@@ -14,8 +14,8 @@ from coinbench.config import Cell, DataConfig
 from coinbench.data.source import SPLITS, Source, split_files
 from coinbench.digests import classifier_digest, evaluate_digest, fit_digest, generator_digest, perceptual_digest
 from coinbench.errors import DataError
-from coinbench.plan import Planned, RunConfig, cells_on, refuse_empty_val
-from coinbench.preflight import missing
+from coinbench.plan import Planned, RunConfig, cells_on, pinned, refuse_empty_val
+from coinbench.preflight import missing, unmeasured
 
 THERE = ("cached", "shipped", "none")
 """States of a stage that costs nothing."""
@@ -68,18 +68,36 @@ class Outlook:
     """Of the data of each cell, by its digest."""
     missing: list[str]
     """What has to be brought, each with how."""
+    unmeasured: list[str]
+    """Metrics that will have no numbers, each with what to bring; they keep no run from starting."""
 
 
 def survey(config: RunConfig, cache: Cache, out: Path) -> Outlook:
-    """Look at a run without changing anything; of data that are missing, the published size stands in.
+    """Look at a run as `look` does.
 
     Raises:
         DataError: nothing is known of any data set of the run.
         UsageError: f is to be chosen by validation images of which there are none.
     """
+    found = look(config, cache, out)
+    if not found.planned:
+        raise DataError(found.missing[0])
+    return found
+
+
+def look(config: RunConfig, cache: Cache, out: Path) -> Outlook:
+    """Look at a run without changing anything; of data that are missing, the published size stands in.
+
+    Raises:
+        UsageError: f is to be chosen by validation images of which there are none.
+    """
     planned: list[Planned] = []
     shapes: dict[str, Shape] = {}
     lacking: list[DataError] = []
+    try:
+        config = pinned(config, cache)
+    except DataError as error:
+        lacking.append(error)
     for dataset, variants in config.experiments.items():
         for variant, experiment in variants.items():
             try:
@@ -90,11 +108,9 @@ def survey(config: RunConfig, cache: Cache, out: Path) -> Outlook:
                 continue
             planned += found
             shapes |= {cell.digest: shape for cell in found}
-    if not planned:
-        raise lacking[0]
     for cell in planned:
         lacking += missing(cell, cache)
-    return Outlook(planned, shapes, list(dict.fromkeys(map(str, lacking))))
+    return Outlook(planned, shapes, list(dict.fromkeys(map(str, lacking))), unmeasured(planned, cache))
 
 
 def _look(dataset: str, experiment: Any, cache: Cache, lacking: list[DataError]) -> tuple[Shape, str]:
@@ -138,7 +154,7 @@ def _published(data: DataConfig) -> Shape | None:
     if official is None:
         return None
     counts = official.counts(data)
-    val = round(counts.train * data.val_fraction)
+    val = counts.val or round(counts.train * data.val_fraction)
     train = counts.train - val
     files = ((train, data.size), (train, data.resized), (val, data.size), (counts.test, data.size))
     return Shape(counts.classes, 3, train, val, counts.test, here=False, unstored=files)

@@ -16,6 +16,7 @@ from coinbench.errors import CoinbenchError, DataError, UsageError, unknown
 from coinbench.files import read_json
 from coinbench.overrides import apply, flatten, parse, read_yaml, validate
 from coinbench.presets import VARIANTS, applies, default_metrics, other_classifier, other_generator, preset
+from coinbench.published_weights import folder
 
 if TYPE_CHECKING:
     from coinbench.data.source import Source
@@ -295,13 +296,31 @@ def cells(config: RunConfig, cache: Cache, out: Path) -> list[Planned]:
     """
     from coinbench.pretrain import open_source
 
-    planned = []
+    config, planned = pinned(config, cache), []
     for dataset, variants in config.experiments.items():
         for variant, experiment in variants.items():
             source = open_source(experiment.data, cache)
             refuse_empty_val(experiment, source, dataset)
             planned += cells_on(source.fingerprint, dataset, variant, config, out)
     return planned
+
+
+def pinned(config: RunConfig, cache: Cache) -> RunConfig:
+    """Return a run whose digests tell which file each published G is.
+
+    Raises:
+        DataError: one cannot be read, or is not what the settings say.
+    """
+    here = folder(cache.root)
+
+    def of(experiment: Experiment) -> Experiment:
+        generator = experiment.problem.generator.pinned(here)
+        problem = experiment.problem.model_copy(update={"generator": generator})
+        return experiment.model_copy(update={"problem": problem})
+
+    parts = config.experiments.items()
+    experiments = {dataset: {name: of(one) for name, one in variants.items()} for dataset, variants in parts}
+    return config.model_copy(update={"experiments": experiments})
 
 
 def cells_on(fingerprint: str, dataset: str, variant: str, config: RunConfig, out: Path) -> list[Planned]:

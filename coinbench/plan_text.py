@@ -12,7 +12,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines = _cells(found["cells"])
     if found["estimate"] is not None:
         lines += ["", *_estimate(found["estimate"])]
-    lines += [f"missing: {line}" for line in found["missing"]]
+    lines += [f"missing: {line}" for line in found["missing"]] + found["unmeasured"]
     return "\n".join(lines)
 
 

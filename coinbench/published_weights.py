@@ -182,35 +182,55 @@ def find(name: str, given: Path | None, weights: Path, setting: str, otherwise: 
     return Found(name=name, path=path, sha256=sha256, genuine=genuine)
 
 
-def checked_by(name: str) -> str:
-    """Say which digest tells that a file is the published one: publishers give a whole sha256 or its beginning.
+def converted(name: str, weights: Path) -> Path:
+    """Return where the published generator `name` lies once it is converted, which is what a run reads."""
+    return weights / f"{name}.safetensors"
 
-    >>> checked_by("vgg16")
-    'sha256 begins with 397923af, all that its publisher gives'
-    >>> checked_by("celebahq256")
-    'its publisher gives no digest: it is the file that was converted'
+
+def present(name: str, weights: Path) -> str:
+    """Return "here", "not here", or of a generator that no run can read yet "not converted"."""
+    fetched = (weights / known(name).remote.name).is_file()
+    if not known(name).generator:
+        return "here" if fetched else "not here"
+    if converted(name, weights).is_file():
+        return "here"
+    return "not converted" if fetched else "not here"
+
+
+def verdict(name: str, weights: Path) -> str:
+    """Say of a file that is here what it was compared with: publishers give a whole sha256, its beginning, or none.
+
+    Raises:
+        DataError: a converted generator is damaged.
     """
+    if known(name).generator:
+        from coinbench.generators.convert import describe
+
+        of = describe(converted(name, weights))["sha256"]
+        return f"converted from sha256 {of}; its publisher gives no digest to compare with"
     digest = dict(known(name).remote.digests).get("sha256")
     if digest is None:
-        return "its publisher gives no digest: it is the file that was converted"
-    return f"sha256 {digest}" if len(digest) == 64 else f"sha256 begins with {digest}, all that its publisher gives"
+        return "its publisher gives no digest to compare with"
+    whole = f"sha256 {digest}" if len(digest) == 64 else f"sha256 begins with {digest}, all that its publisher gives"
+    return f"as published ({whole})"
 
 
 def bring(name: str, cache: Path | None, log: Log) -> Path:
-    """Fetch and verify a file, and convert a generator; what is there is verified.
+    """Fetch and verify a file, and convert a generator; what is there is verified. Return what a run reads.
 
     Raises:
         UsageError: nothing is published under the name.
         DataError: it cannot be fetched, is not the published one, or no StyleGAN2.
     """
     path = fetch.download(known(name).remote, folder(cache), log)
-    converted = path.with_name(f"{name}.safetensors")
-    if known(name).generator and not converted.is_file():
+    if not known(name).generator:
+        return path
+    if not (target := converted(name, path.parent)).is_file():
         from coinbench.generators.convert import convert
 
         log.say("converting")
-        convert(path, converted)
-    return path
+        convert(path, target)
+    return target
 
 
 def generator_file(name: str, weights: Path, setting: str) -> Path:
@@ -219,7 +239,7 @@ def generator_file(name: str, weights: Path, setting: str) -> Path:
     Raises:
         DataError: it is not there; says how to get it, and what else can be done.
     """
-    path = weights / f"{name}.safetensors"
+    path = converted(name, weights)
     if path.is_file():
         return path
     raise DataError(
@@ -229,23 +249,29 @@ def generator_file(name: str, weights: Path, setting: str) -> Path:
 
 
 def verified(name: str, cache: Path | None, log: Log) -> Path:
-    """Return a file that is here and is the published one; of a generator the one that was converted.
+    """Return what a run reads: a file that is here and the published one; a generator made from the one beside it.
 
     Raises:
         UsageError: nothing is published under the name.
-        DataError: it is not here, or another one.
+        DataError: it is not here, not converted, or another one.
     """
-    path = folder(cache) / known(name).remote.name
-    if not path.is_file():
+    here = folder(cache)
+    path, state = here / known(name).remote.name, present(name, here)
+    if state == "not here":
         raise DataError(f"{path}: not there; get it with `coinbench weights fetch {name}`")
-    found = fetch.check(known(name).remote, path, log)
-    if known(name).generator:
-        from coinbench.generators.convert import describe
+    if not known(name).generator:
+        fetch.check(known(name).remote, path, log)
+        return path
+    if state == "not converted":
+        raise DataError(f"{path}: not converted, no run can read it; convert it with `coinbench weights fetch {name}`")
+    from coinbench.generators.convert import describe
 
-        converted = generator_file(name, path.parent, "problem.generator.init")
-        if describe(converted)["sha256"] != found["sha256"]:
-            raise DataError(f"{converted}: not made from {path.name} beside it; delete both and fetch it again")
-    return path
+    target = converted(name, here)
+    # The published file itself may be gone: nothing reads it any more.
+    of = describe(target)["sha256"]
+    if path.is_file() and fetch.check(known(name).remote, path, log)["sha256"] != of:
+        raise DataError(f"{target}: not made from {path.name} beside it; delete both and fetch it again")
+    return target
 
 
 def key_of(path: Path, setting: str, remedy: str = "name another file") -> str:

@@ -148,7 +148,10 @@ def publish(monkeypatch: pytest.MonkeyPatch, name: str, files: Files) -> None:
     small = {
         "cub200": Counts(images=8, classes=2, train=4, test=4),
         "stanfordcars": Counts(images=10, classes=2, train=6, test=4),
-        "celebahq": dict.fromkeys(("celeba", "hash"), Counts(images=8, classes=2, train=6, test=2)),
+        "celebahq": {
+            "celeba": Counts(images=8, classes=2, train=6, test=2, val=2),
+            "hash": Counts(images=8, classes=2, train=6, test=2),
+        },
     }
     monkeypatch.setattr(module, "COUNTS", small[name])
 

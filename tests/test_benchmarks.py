@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import full_size
 import performance_page
@@ -83,17 +84,24 @@ def test_ratios_are_to_the_fastest_of_the_group():
     assert found == {"slow": 1.5, "fast": 1.0, "alone": 1.0}
 
 
-def test_cub_at_64_px_reads_everything_from_one_file() -> None:
-    path = Path(full_size.__file__).with_name("cub50-64.yaml")
-    given = ("data.root=cub", "problem.classifier.init=f.safetensors", "problem.generator.init=G.safetensors")
+@pytest.mark.parametrize(
+    ("file", "dataset", "title"), [("cub50-64.yaml", "cub200", "CUB-50"), ("faces64.yaml", "imagefolder", "pictures")]
+)
+def test_an_experiment_at_64_px_reads_everything_from_one_file(file: str, dataset: str, title: str) -> None:
+    path = Path(full_size.__file__).with_name(file)
+    given = ("data.root=pictures", "problem.classifier.init=f.safetensors")
     config = resolve(Request(config=path, sets=given))
-    experiment = config.experiments["cub200"]["default"]
+    experiment = config.experiments[dataset]["default"]
     assert tuple(experiment.methods) == ("viscoin", "flint", "flaem", "random")
+    # Nothing that is a download.
     assert not {"lpips_vgg", "lpips_alex", "inception"} & set(config.metrics)
-    assert (experiment.data.title, experiment.data.size, experiment.problem.classifier.net) == (
-        "CUB-50",
-        64,
+    assert experiment.problem.perceptual.net == "random"
+    assert (experiment.data.title, experiment.data.size, experiment.evaluation.limit) == (title, 64, 300)
+    generator: Any = experiment.problem.generator
+    assert (experiment.problem.classifier.net, generator.net, generator.init) == (
         "squeezenet1_1",
+        "stylegan2",
+        "scratch",
     )
 
 

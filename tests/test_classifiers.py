@@ -268,7 +268,7 @@ def test_wrong_weights_are_not_kept(
     assert not list((tmp_path / "cache" / "weights").glob("*.pth"))
     one_line(cli("weights", "verify", "squeezenet1_1"), 4, "not there", "coinbench weights fetch squeezenet1_1")
     one_line(cli("weights", "fetch", "squeeznet1_1"), 2, "did you mean 'squeezenet1_1'")
-    one_line(cli("weights", "fetch"), 2, "none named")
+    one_line(cli("weights", "fetch"), 2, "name what to fetch")
 
 
 def test_a_run_without_its_weights_ends_before_anything_is_trained(cli: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Cli, files, in_process, one_line, sets
+from published_files import everything, pickled
 
-from coinbench import doctor, published_weights
+from coinbench import doctor, outlook, published_weights
+from coinbench.cache import Cache
 from coinbench.doctor import as_text
+from coinbench.plan import Request, resolve
 from coinbench.published_weights import FILES
 from coinbench.registry import PROBLEMS
 
@@ -78,7 +82,51 @@ def test_the_size_of_the_cache_and_its_weights(cli: Cli, tmp_path: Path, monkeyp
     assert found["weights"]["vgg16"] == "not here; get them with `coinbench weights fetch vgg16`"
     trusted = replace(FILES["alexnet"], remote=replace(FILES["alexnet"].remote, digests=()))
     monkeypatch.setitem(published_weights.FILES, "alexnet", trusted)
-    assert asked(cli)["weights"]["alexnet"] == "here, as published"
+    assert asked(cli)["weights"]["alexnet"] == "here, its publisher gives no digest to compare with"
+    content = hashlib.sha256(b"x" * 1000).hexdigest()
+    genuine = replace(trusted, remote=replace(trusted.remote, digests=(("sha256", content),)))
+    monkeypatch.setitem(published_weights.FILES, "alexnet", genuine)
+    assert asked(cli)["weights"]["alexnet"] == f"here, as published (sha256 {content})"
+
+
+def test_of_a_generator_what_a_run_reads_is_looked_at(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "weights"
+    place.mkdir(parents=True)
+    pickle, name = place / FILES["celebahq256"].remote.name, "celebahq256"
+
+    def told() -> tuple[str, str]:
+        listed = {line.split()[0]: line[15:28].strip() for line in cli("weights", "list").out.splitlines()[:-1]}
+        return asked(cli)["weights"][name], listed[name]
+
+    assert told() == (f"not here; get them with `coinbench weights fetch {name}`", "not here")
+    pickle.write_bytes(b"junk!")
+    assert told() == (f"here, not converted: `coinbench weights fetch {name}`", "not converted")
+    one_line(cli("weights", "verify", "--quiet"), 4, "not converted", f"`coinbench weights fetch {name}`")
+    pickle.write_bytes(pickled(everything()))
+    assert cli("weights", "fetch", name, "--quiet").code == 0
+    sha256 = hashlib.sha256(pickle.read_bytes()).hexdigest()
+    converted = f"converted from sha256 {sha256}; its publisher gives no digest to compare with"
+    assert told() == (f"here, {converted}", "here")
+    # A run reads no pickle: it may go.
+    pickle.unlink()
+    assert told() == (f"here, {converted}", "here")
+    verified = cli("weights", "verify", "--quiet")
+    assert (verified.code, verified.out) == (0, f"{name}: {place / name}.safetensors: {converted}\n")
+    pickle.write_bytes(pickled(everything(), protocol=2))
+    assert "not made from" in told()[0]
+
+
+def test_weights_are_listed_with_where_they_come_from_and_their_terms(cli: Cli) -> None:
+    lines = cli("weights", "list").out.splitlines()
+    rows = json.loads(cli("weights", "list", "--json").out)
+    for line, (name, row) in zip(lines, rows.items(), strict=False):
+        assert line.startswith(name)
+        assert (row["url"] or row["hint"]) in line
+        assert row["licence"] in line
+    assert "gan-transfer" in rows["imagenet256"]["hint"]
+    one_line(cli("weights", "fetch"), 2, "weights fetch: name what to fetch")
+    one_line(cli("weights", "verify"), 2, "none named and none here")
+    one_line(cli("weights", "fetch", "nothere"), 2, "unknown weights 'nothere' (known: alexnet")
 
 
 QUERIES = [
@@ -140,6 +188,38 @@ def test_a_run_that_lacks_weights_and_data_names_each_with_its_remedy(cli: Cli, 
     assert list(tmp_path.iterdir()) == []
     # The same words end `run` with the same line.
     one_line(cli("run", "-m", "flint", "-d", "cub200", *IMAGENET, "--quiet"), 4, data[:60])
+
+
+def test_of_missing_data_the_weights_are_looked_for_too(cli: Cli, tmp_path: Path) -> None:
+    words = ("-m", "viscoin", "-d", "cub200")
+    found = asked(cli, *words, code=4)["run"]
+    assert not found["ready"]
+    commands = (
+        "`coinbench data prepare cub200",
+        *(f"`coinbench weights fetch {name}`" for name in ("vgg16", "resnet50", "imagenet256", "alexnet", "inception")),
+    )
+    for command in commands:
+        assert any(command in line for line in found["missing"]), command
+    # A metric without its weights keeps no run from starting; p's trunk does.
+    without = [line for line in found["missing"] if "will have no numbers" in line]
+    assert {line.split()[0] for line in without} == {"lpips_vgg", "lpips_alex", "inception"}
+    # `plan` lists the same.
+    planned = cli("plan", *words, "--no-measure", "--json")
+    assert planned.code == 0
+    told = json.loads(planned.out)
+    assert told["missing"] + told["unmeasured"] == found["missing"]
+    assert all(line in cli("plan", *words, "--no-measure").out for line in found["missing"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("partition", "train", "val"), [("celeba", 24183, 2993), ("hash", 21600, 2400)])
+def test_missing_faces_are_counted_by_the_split_that_will_be_theirs(
+    tmp_path: Path, partition: str, train: int, val: int
+) -> None:
+    config = resolve(Request(methods="viscoin", datasets="celebahq", sets=(f"data.partition={partition}",)))
+    (shape,) = outlook.look(config, Cache(tmp_path), tmp_path / "out").shapes.values()
+    assert (shape.train, shape.val, shape.train + shape.val + shape.test) == (train, val, 30000)
+    assert {n for n, _ in shape.unstored} == {train, val, shape.test}
 
 
 def test_a_cache_that_cannot_be_written_keeps_a_run_from_starting(cli: Cli, tmp_path: Path) -> None:

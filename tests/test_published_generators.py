@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from commands import Cli, files, in_process, one_line
 from official_files import serve
 from published_files import everything, generator, pickled
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from coinbench import fetch, published_weights
+from coinbench.cache import Cache
+from coinbench.digests import generator_digest
+from coinbench.errors import DataError
 from coinbench.generators.stylegan2_config import StyleGAN2Config
+from coinbench.plan import Planned, Request, cells, resolve
 from coinbench.presets import preset
 
 NAME = "celebahq256"
@@ -104,6 +109,36 @@ def test_the_papers_presets_start_from_published_generators(dataset: str, name: 
 
 
 def test_another_file_makes_another_generator(tmp_path: Path) -> None:
-    assert generator(1).state_dict().keys() == generator(2).state_dict().keys()
-    named, scratch = StyleGAN2Config(init=NAME), StyleGAN2Config()
-    assert named.digest() != scratch.digest()
+    path = tmp_path / "weights" / f"{NAME}.safetensors"
+    path.parent.mkdir()
+    config = resolve(Request(methods="viscoin", datasets="birds", sets=TINY))
+
+    def planned() -> Planned:
+        (cell,) = cells(config, Cache(tmp_path), tmp_path / "out")
+        return cell
+
+    absent = planned()
+    one, two = (save({f"G_ema.{k}": v for k, v in generator(seed).state_dict().items()}) for seed in (1, 2))
+    path.write_bytes(one)
+    first = planned()
+    assert planned().digest == first.digest
+    path.write_bytes(two)
+    second = planned()
+    found = [(generator_digest(cell.cell), cell.digest) for cell in (absent, first, second)]
+    assert len({G for G, _ in found}) == len({cell for _, cell in found}) == 3
+    # The file counts, not what it is called or where it lies.
+    by_path = StyleGAN2Config(init=path)
+    named = StyleGAN2Config(init=NAME).pinned(path.parent)
+    assert by_path.digest() == named.digest() != StyleGAN2Config(init=NAME).digest()
+    # A worker does not train from another file than the one that was planned.
+    with pytest.raises(DataError, match=r"init_sha256 says .* restore that file"):
+        first.cell.problem.generator.begin(path.parent)
+    started: Any = second.cell.problem.generator.begin(path.parent)
+    assert started.init == path
+    path.write_bytes(one)
+    assert planned().digest == first.digest
+
+
+def test_a_digest_is_only_of_a_published_generator() -> None:
+    with pytest.raises(ValueError, match="set init to its name"):
+        StyleGAN2Config(init_sha256="0" * 64)

@@ -30,7 +30,7 @@ from coinbench.rng import Rng
 from coinbench.specs import DatasetSpec
 
 COUNTS = {
-    "celeba": Counts(images=30000, classes=2, train=27176, test=2824),
+    "celeba": Counts(images=30000, classes=2, train=27176, test=2824, val=2993),
     "hash": Counts(images=30000, classes=2, train=24000, test=6000),
 }
 """As published, by partition; train includes the official validation images."""

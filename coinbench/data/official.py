@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
+from coinbench import registry
 from coinbench.config import DataConfig, absolute
 from coinbench.data.decode import EXTENSIONS, VERSION
 from coinbench.data.image_files import ImageFiles, check_files, some
@@ -71,7 +72,10 @@ class Counts:
     images: int
     classes: int
     train: int
+    """To train with, val included."""
     test: int
+    val: int = 0
+    """Of those to train with, what the official split keeps for validation; 0: a share is carved from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class OfficialImages(ImageFiles):
             classes=len(card.class_names),
             train=int((~self.is_test).sum()),
             test=int(self.is_test.sum()),
+            val=int(self.is_val.sum()),
         )
         if config.complete:
             _refuse_other_counts(where, listed.counts, found)
@@ -166,15 +171,39 @@ def find_folder(config: OfficialConfig, cache: Path, mark: str, inner: str) -> P
         DataError: none does; says how to get the data set.
     """
     root = root_of(config, cache)
-    if root.is_file():
-        raise DataError(f"data.root={root}: a file, not a folder; name the folder it lies in")
+    refuse_file(root)
     for folder in places(root, inner):
         if (folder / mark).exists():
             return folder
+    official = registry.PROBLEMS.load(config.name).official
+    assert official is not None
     raise DataError(
-        f"{config.name}: no {mark} in {root} or {root / inner}; get it with `coinbench data prepare {config.name} "
-        f"--root {root} --download`, or name the folder that holds it with --set data.root=DIR"
+        f"{config.name}: no {mark} in {root} or {root / inner}; {way_to_get(official, config, cache, root)}; or name "
+        "the folder that holds it with --set data.root=DIR"
     )
+
+
+def refuse_file(root: Path) -> None:
+    """Refuse a file in the place of a folder.
+
+    Raises:
+        DataError: it is one.
+    """
+    if root.is_file():
+        raise DataError(f"data.root={root}: a file, not a folder; name the folder it lies in")
+
+
+def lacking(official: Official, config: OfficialConfig, cache: Path) -> list[Remote]:
+    """Return the archives that settings cannot do without and that are not there, unpacked or as plain files."""
+    around = places(root_of(config, cache), official.inner)
+    return [archive.remote for archive in official.archives if archive.needed(config) and not archive.found(around)]
+
+
+def way_to_get(official: Official, config: OfficialConfig, cache: Path, root: Path | None = None) -> str:
+    """Say which command brings a data set; --download only where a program may fetch all that is lacking."""
+    where = "" if root is None else f" --root {root}"
+    download = " --download" if all(remote.url for remote in lacking(official, config, cache)) else ""
+    return f"`coinbench data prepare {config.name}{where}{download}` brings it or says how to get it"
 
 
 def read_table(path: Path, columns: int) -> list[list[str]]:
@@ -263,9 +292,9 @@ def part_of(found: Counts, counts: Counts) -> str:
 
 
 def _refuse_other_counts(where: str, counts: Counts, found: Counts) -> None:
-    for name in ("images", "classes", "train", "test"):
+    for name in ("images", "classes", "train", "val", "test"):
         if getattr(found, name) != getattr(counts, name):
-            what = f"{name} images" if name in ("train", "test") else name
+            what = name if name in ("images", "classes") else f"{name} images"
             raise DataError(
                 f"{where}: {getattr(found, name):,} {what}, {getattr(counts, name):,} are published; unpack the "
                 "official archive again, or take a part on purpose with --set data.complete=false"

@@ -13,7 +13,7 @@ from typing import Any
 from coinbench import registry
 from coinbench.config import DataConfig
 from coinbench.data.image_files import check_files
-from coinbench.data.official import Archive, OfficialConfig, places, refuse_missing, root_of
+from coinbench.data.official import Archive, OfficialConfig, places, refuse_file, refuse_missing, root_of
 from coinbench.data.source import SPLITS, split_pixels
 from coinbench.data.source import check as check_source
 from coinbench.data.unpack import unpack
@@ -67,6 +67,7 @@ def prepare(
     if spec.official is None or not isinstance(config, OfficialConfig):
         raise UsageError(f"{config.name}: needs no preparation; `coinbench data verify {config.name}` checks it")
     official, root = spec.official, root_of(config, cache)
+    refuse_file(root)
     if mirror is not None:
         mirror = _address(mirror)
     told: list[str] = []

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
-from coinbench.published_weights import generator_file, key_of
+from coinbench.errors import DataError
+from coinbench.published_weights import converted, generator_file, key_of
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -68,6 +69,8 @@ class StyleGAN2Config(GeneratorConfig):
     init: Literal["scratch", "celebahq256", "imagenet256", "lsuncars512"] | Path = "scratch"
     """Where training starts: anew, from a published G (`coinbench weights list`), or from a file that `coinbench
     weights convert` or a training wrote."""
+    init_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the converted file of a published G; a run notes that of the file that is here when it is planned."""
     finetune: bool = True
     """Train what `init` holds on the data set; off: take its G_ema as it is."""
     judge_kimg: float = Field(default=20.0, gt=0)
@@ -82,14 +85,34 @@ class StyleGAN2Config(GeneratorConfig):
             DataError: the file is not there or cannot be read; found out before anything is fitted.
         """
         key = super().key()
-        del key["judge_kimg"]
+        del key["judge_kimg"], key["init_sha256"]
         if self.truncation == 1:
             # As before there was one, so that what was trained is found.
             del key["truncation"], key["cutoff"]
         if isinstance(self.init, Path):
-            remedy = "make it with `coinbench weights convert`, or set it to scratch"
-            key["init"] = key_of(self.init, "problem.generator.init", remedy)
+            key["init"] = _content(self.init)
+        elif self.init_sha256 is not None:
+            key["init"] = self.init_sha256
         return key
+
+    def pinned(self, weights: Path) -> StyleGAN2Config:
+        """Return the settings with the digest of a published G that is here: another file makes another G.
+
+        Raises:
+            DataError: it cannot be read, or is another one than `init_sha256` says.
+        """
+        if isinstance(self.init, Path) or self.init == "scratch":
+            return self
+        path = converted(self.init, weights)
+        if not path.is_file():
+            return self
+        found = _content(path)
+        if self.init_sha256 not in (None, found):
+            raise DataError(
+                f"{path}: sha256 is {found}, problem.generator.init_sha256 says {self.init_sha256}; restore that file, "
+                "or give the command of the run again for the new one"
+            )
+        return self.model_copy(update={"init_sha256": found})
 
     def weights_key(self) -> dict[str, Any]:
         """Return the same without truncation, which acts on samples of a trained G."""
@@ -107,7 +130,9 @@ class StyleGAN2Config(GeneratorConfig):
         """
         if isinstance(self.init, Path) or self.init == "scratch":
             return self
-        return self.model_copy(update={"init": generator_file(self.init, weights, "problem.generator.init")})
+        path = generator_file(self.init, weights, "problem.generator.init")
+        self.pinned(weights)
+        return self.model_copy(update={"init": path, "init_sha256": None})
 
     @field_validator("resolution")
     @classmethod
@@ -135,6 +160,8 @@ class StyleGAN2Config(GeneratorConfig):
     def _starts(self) -> StyleGAN2Config:
         if not self.finetune and self.init == "scratch":
             raise ValueError("finetune=false needs a file to take G from: set init")
+        if self.init_sha256 and (isinstance(self.init, Path) or self.init == "scratch"):
+            raise ValueError("init_sha256 is that of a published G: set init to its name, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -152,6 +179,10 @@ class StyleGAN2Config(GeneratorConfig):
         if self.train.batch % group:
             raise ValueError(f"batch {self.train.batch} does not divide into groups of {group} (minibatch deviation)")
         return self
+
+
+def _content(path: Path) -> str:
+    return key_of(path, "problem.generator.init", "make it with `coinbench weights convert`, or set it to scratch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

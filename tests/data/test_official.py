@@ -314,7 +314,18 @@ def test_what_is_missing_is_told_with_the_way_to_get_it(name: str, cli: Cli, tmp
     missing = cli(*command(name, tmp_path / "none"))
     one_line(missing, 4, f"lacks {FIRST[name]}")
     assert "http" in missing.err or "github.com" in missing.err or "kaggle.com" in missing.err
-    one_line(cli("data", "card", name, "--set", f"data.root={tmp_path}"), 4, f"coinbench data prepare {name}")
+    card = cli("data", "card", name, "--set", f"data.root={tmp_path}")
+    one_line(card, 4, f"`coinbench data prepare {name} --root {tmp_path}")
+    # No program may fetch all of the other two.
+    assert ("--download" in card.err) == (name == "cub200")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_in_the_place_of_the_folder_is_told_before_anything_else(name: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    ran = cli(*command(name, tmp_path / "data", "--mirror", "no address"))
+    one_line(ran, 4, f"data.root={tmp_path / 'data'}: a file, not a folder; name the folder it lies in")
+    assert (tmp_path / "data").read_text() == "mine"
 
 
 def test_what_needs_no_preparation_says_so(cli: Cli, tmp_path: Path) -> None:
