@@ -25,7 +25,7 @@ from coinbench.metrics.auc_ff import area
 from coinbench.metrics.faithfulness import interquartile_range, median
 from coinbench.metrics.frechet import frechet, of_pairs, statistics
 from coinbench.metrics.leakage import share
-from coinbench.metrics.part_alignment import disentangled
+from coinbench.metrics.part_alignment import above_chance
 from coinbench.metrics.topn import ladder, top
 from coinbench.statistics import Statistic, mean, summarise
 
@@ -135,7 +135,8 @@ def populations(images: int = IMAGES) -> Iterator[Planted]:
     # A concept of much importance follows one part rather than several.
     weight = dice.gamma(2.0, size=images)
     alone = dice.beta(1 + 3 * weight, 2.0)
-    yield Planted("disentanglement", np.stack([alone, weight], 1), disentangled, "concepts")
+    own, by_chance = (np.stack([shares, weight], 1) for shares in (alone, dice.beta(1.0, 4.0, size=images)))
+    yield Planted("disentanglement", np.stack([own, by_chance], 1), above_chance, "concepts")
     yield Planted("part information", dice.beta(0.7, 1.2, images), mean, "concepts")
     yield Planted("sparsity", dice.poisson(dice.gamma(4.0, 1.5, images)).astype(float), mean, "classes")
     yield Planted("part use", dice.beta(8.0, 2.0, images), mean, "classes")

@@ -45,7 +45,7 @@ def kept(run: RunFolder, command: str, device: str) -> dict[str, Any]:
 
 def rows(table: pd.DataFrame) -> list[list[Any]]:
     """Return the rows of all images, four digits each, in a fixed order; those of classes and concepts are left out."""
-    whole = table[table.subject == "all"].sort_values(["method", "variant", "seed", "metric", "params", "arm"])
+    whole = table.query("subject == 'all'").sort_values(["method", "variant", "seed", "metric", "params", "arm"])
     found = [[_short(value) for value in row] for row in whole[COLUMNS].itertuples(index=False, name=None)]
     return [row for row in found if row[COLUMNS.index("value")] is not None]
 

@@ -30,7 +30,9 @@ def notes(
         if named := ", ".join(_named(title_of, text) for text in measured):
             groups.setdefault(named, []).append(title_of(row.metric))
         leader = _leader(columns, row)
-        for text in measured if leader else ():
+        if leader is None:
+            continue
+        for text in measured:
             if _fails(leader, row, text, numbers):
                 failing.setdefault((leader.title, row.dataset, text), []).append(row.name)
     said = [f"Read {', '.join(dict.fromkeys(metrics))} with: {named}." for named, metrics in groups.items()]

@@ -162,9 +162,10 @@ def test_dci_is_that_of_its_definition_above_permuted_images():
     weight = np.concatenate([np.full(n, 1 / n) for n in COUNTS])
     by_part = np.stack([part.sum(0) for part in rows], 1)
     raw = {
-        "part_completeness": np.average([1 - entropy_of(row, base=24) for row in shares], weights=weight),
+        "part_completeness": np.average(np.array([1 - entropy_of(row, base=24) for row in shares]), weights=weight),
         "part_disentanglement": np.average(
-            [1 - entropy_of(row, base=len(COUNTS)) if row.sum() else 0 for row in by_part], weights=by_part.sum(1)
+            np.array([1.0 - entropy_of(row, base=len(COUNTS)) if row.sum() else 0.0 for row in by_part]),
+            weights=by_part.sum(1),
         ),
         "part_informativeness": np.mean(hits),
     }
