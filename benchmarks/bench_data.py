@@ -1,4 +1,4 @@
-"""Drawing birds and decoding image files, each beside the way one would write it first."""
+"""Drawing birds, decoding image files, and the host's part of a training batch, each beside another way."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from coinbench.data.birds import Birds, BirdsConfig
 from coinbench.data.imagefolder import ImageFolder, ImageFolderConfig
+from coinbench.problem import Crops
 
 N = 200
 
@@ -61,3 +63,25 @@ def bench_decode(benchmark: BenchmarkFixture, photos: Path, tmp_path: Path, way:
     decoded = benchmark(loop if way == "pillow loop" else lambda: source.images(np.arange(N), 64))
     benchmark.extra_info["images"] = N
     assert decoded.shape == (N, 64, 64, 3)
+
+
+@pytest.mark.parametrize("way", ["whole rows", "rows and cut there", "crops"])
+def bench_batch(benchmark: BenchmarkFixture, tmp_path: Path, way: str) -> None:
+    """Whole rows are all that the host does where crops are cut on a device; the CPU as one is beside it."""
+    benchmark.group = "16 crops of 256 px, half of them mirrored, out of a map of 281 px"
+    dice, shape, device = np.random.default_rng(0), (N, 281, 281, 3), torch.device("cpu")
+    large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, shape)
+    large[:] = dice.integers(0, 256, shape, dtype=np.uint8)
+    rows, mirror = dice.permutation(N)[:16], np.arange(16) % 2 == 0
+    top, left = dice.integers(0, 26, (2, 16))
+    crops = Crops(256, top, left, mirror)
+    whole = np.empty((16, *shape[1:]), np.uint8)
+    ways = {
+        "whole rows": lambda: np.take(large, rows, 0, out=whole, mode="clip"),
+        "rows and cut there": lambda: crops.cut_there(large, rows, device).numpy(),
+        "crops": lambda: crops.cut(large, rows),
+    }
+    found = benchmark(ways[way])
+    benchmark.extra_info["images"] = 16
+    expected = large[rows] if way == "whole rows" else crops.cut(large, rows)
+    assert (found == expected).all()

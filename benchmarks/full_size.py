@@ -16,24 +16,20 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import random_weights
 import torch
 from collect import RESULTS, origin
-from safetensors.torch import save_file
 from torch import nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torchvision import models
 
 from coinbench import presets
 from coinbench.artefact import Artefact
 from coinbench.cache import Cache
 from coinbench.files import read_json, write_json
 from coinbench.generators.stylegan2_config import settle
-from coinbench.networks.stylegan2 import StyleGAN2
 
 METHODS = "viscoin,flint,flaem,random"
 SIZE, BASE = 256, 16384
@@ -52,30 +48,12 @@ SETS = (
 
 def files(folder: Path, depth: int) -> dict[str, Path]:
     """Write weights with random values; return them by the setting that reads them."""
-    torch.manual_seed(0)
-    generator = StyleGAN2(size=SIZE, depth=depth, base=BASE).state_dict()
-    found = {"problem.generator.init": folder / "G.safetensors"}
-    save_file({f"G_ema.{k}": v.contiguous() for k, v in generator.items()}, found["problem.generator.init"])
-    for name, make in (("vgg16", models.vgg16), ("alexnet", models.alexnet)):
-        found[f"evaluation.weights.{name}"] = folder / f"{name}.pth"
-        state = {f"features.{key}": value for key, value in make().features.state_dict().items()}
-        torch.save(state, found[f"evaluation.weights.{name}"])
+    found = {"problem.generator.init": random_weights.generator(folder / "G.safetensors", SIZE, depth, BASE)}
+    for name in ("vgg16", "alexnet"):
+        found[f"evaluation.weights.{name}"] = random_weights.trunk(name, folder / f"{name}.pth")
     found["problem.perceptual.weights"] = found["evaluation.weights.vgg16"]
-    found["evaluation.weights.inception"] = folder / "inception.pth"
-    torch.save(_inception(), found["evaluation.weights.inception"])
+    found["evaluation.weights.inception"] = random_weights.inception(folder / "inception.pth")
     return found
-
-
-def _inception() -> dict[str, torch.Tensor]:
-    class Drawn(FeatureExtractorInceptionV3):
-        """Keeps what it is drawn with: it reads a file when it is made, and here there is none."""
-
-        def load_state_dict(self, *given: Any, **more: Any) -> Any:
-            return None
-
-    with tempfile.NamedTemporaryFile(suffix=".pth") as empty:
-        torch.save({}, empty.name)
-        return Drawn("drawn", ["2048"], feature_extractor_weights_path=empty.name).state_dict()
 
 
 def command(name: str, root: Path, out: Path, weights: dict[str, Path], methods: str = METHODS) -> list[str]:

@@ -9,15 +9,14 @@ compute the same losses.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import random_weights
 import torch
 from grouped import synthesise
 from torch import Tensor, nn
-from torchvision import models
 
 from coinbench.config import DataConfig, TrainConfig
 from coinbench.fast import accelerated, tensor_float
@@ -62,15 +61,8 @@ class Size:
 
 
 def trunk(path: Path) -> Found:
-    """Write VGG16's features with random weights that keep the size of activations."""
-    with torch.device("meta"):
-        own = models.vgg16().features.state_dict()
-    dice, drawn = Rng(5).torch(), {}
-    for name, value in own.items():
-        spread = math.sqrt(2 / math.prod(value.shape[1:])) if value.ndim > 1 else 0.1
-        drawn[f"features.{name}"] = torch.randn(value.shape, generator=dice) * spread
-    torch.save(drawn, path)
-    return Found(name="vgg16", path=path, sha256="0" * 64, genuine=False)
+    """Write VGG16's features with random weights."""
+    return Found(name="vgg16", path=random_weights.trunk("vgg16", path), sha256="0" * 64, genuine=False)
 
 
 def settle_norms(f: TorchvisionNet, images: Tensor) -> None:

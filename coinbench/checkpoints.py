@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from coinbench.errors import DataError
 from coinbench.weights import unfit, write
@@ -104,3 +107,25 @@ def restore(optimiser: torch.optim.Optimizer, states: dict[int, Tensors]) -> Non
             # Files hold rows in order; a step over all parameters at once wants each state laid out like its own.
             if value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def of_scaler(scaler: GradScaler) -> dict[str, str]:
+    """Return the scale of fp16's losses and the steps since it last changed; nothing of a scaler that does nothing."""
+    state = scaler.state_dict()
+    return {"scale": repr(state["scale"]), "growth": str(state["_growth_tracker"])} if state else {}
+
+
+def to_scaler(metadata: dict[str, str], scaler: GradScaler) -> dict[str, Any]:
+    """Return the state of a scaler for its `load_state_dict`; factors and interval stay its own.
+
+    Raises:
+        ValueError: it is none that a step leaves.
+        KeyError: it is missing.
+    """
+    state = scaler.state_dict()
+    if not state:
+        return state
+    scale, growth = float(metadata["scale"]), int(metadata["growth"])
+    if not 0 < scale < math.inf or not 0 <= growth < state["growth_interval"]:
+        raise ValueError(f"scale {scale}, grown {growth} steps ago")
+    return state | {"scale": scale, "_growth_tracker": growth}

@@ -44,4 +44,4 @@ def audit(
         f"{len(bench.metrics)} metrics, evaluation seed {bench.config.seed}."
     )
     print(json.dumps(text.as_dict(found), indent=2) if as_json else text.markdown(found, head))
-    raise typer.Exit(3 if found.uncaught else 0)
+    raise typer.Exit(3 if found.uncaught or found.unwarned else 0)

@@ -13,7 +13,13 @@ from coinbench.cli_info import Offline
 from coinbench.cli_options import AsJson, CacheRoot, Device, Jobs, Out, Plugins, Quiet, Sets, cache_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coinbench.plan import RunConfig
+    from coinbench.reports.effects import Effect
+    from coinbench.reports.paper_run import PaperRun
     from coinbench.run import Finished
+    from coinbench.sweeps import Sweep
 
 
 class Format(StrEnum):
@@ -138,46 +144,39 @@ def ablate(
     raise typer.Exit(_code(finished, 0))
 
 
-def _ablations(place: Path, chosen: Any, method: str, as_json: bool, finished: Finished) -> None:
+def _ablations(place: Path, chosen: Sequence[Sweep], method: str, as_json: bool, finished: Finished) -> None:
     """Write and print tables, directions and figures of ablations."""
     from coinbench.published import find
-    from coinbench.reports import ablation, drawing, paper_tables, paper_text
+    from coinbench.reports import ablation, drawing, effects, paper_tables, paper_text
 
     run = _run_of(place)
     (shown,) = run.datasets()
     texts: dict[str, str] = {}
-    effects = []
+    found_effects: list[Effect] = []
     for one in chosen:
         if one.name.startswith("table"):
             paper, wanted = find(one.name)
             found = paper_tables.build(paper, wanted, run)
             texts |= {f"{paper.key}-{one.name}.{kind}": paper_text.render(found, kind) for kind in paper_text.FORMATS}
-            effects += ablation.effects(paper, wanted, run, shown)
+            found_effects += effects.effects(paper, wanted, run, shown)
         else:
             texts[f"ablation-{one.name}.md"] = ablation.axis_lines(one.named, run.numbers, shown, method)
         for plot in ablation.plots(one.name, one.title, one.named, run.numbers, shown, method):
             drawing.save(plot, place / "figures")
-    if effects:
-        texts["ablation-directions.md"] = ablation.as_text(effects)
+    if found_effects:
+        texts["ablation-directions.md"] = effects.as_text(found_effects)
     _write(place / "tables", texts)
     if as_json:
-        rows = [
-            {
-                "table": effect.table,
-                "setting": effect.label,
-                "metric": effect.metric,
-                "paper": effect.published,
-                "changes": effect.changes,
-                "direction": effect.verdict,
-            }
-            for effect in effects
-        ]
-        print(json.dumps({"out": str(place), "effects": rows, "cells": _cells(finished)}, indent=2))
+        print(
+            json.dumps(
+                {"out": str(place), "effects": effects.as_rows(found_effects), "cells": _cells(finished)}, indent=2
+            )
+        )
     else:
         print("\n".join(text for name, text in texts.items() if name.endswith(".md")), end="")
 
 
-def _run_of(place: Path) -> Any:
+def _run_of(place: Path) -> PaperRun:
     from coinbench.reports.folder import read_folder
     from coinbench.reports.paper_run import PaperRun
 
@@ -193,7 +192,7 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _show_plan(config: Any, place: Path, cache: Path | None, lines: list[str], as_json: bool) -> None:
+def _show_plan(config: RunConfig, place: Path, cache: Path | None, lines: list[str], as_json: bool) -> None:
     """Print the cells of a run and how far each is; nothing is measured."""
     from coinbench import outlook
     from coinbench.plan_text import as_text
@@ -205,7 +204,7 @@ def _show_plan(config: Any, place: Path, cache: Path | None, lines: list[str], a
 
 
 def _perform(
-    config: Any,
+    config: RunConfig,
     place: Path,
     cache: Path | None,
     device: str,
@@ -236,7 +235,7 @@ def _perform(
     return finished
 
 
-def _size(config: Any) -> str:
+def _size(config: RunConfig) -> str:
     """Return how large a run is, before it begins."""
     variants = [(d, name, each) for d, every in config.experiments.items() for name, each in every.items()]
     cells = sum(len(each.methods) for _, _, each in variants) * len(config.seeds)

@@ -112,7 +112,7 @@ class TrainConfig(Config):
     fast: Literal["auto", "off", "fold", "graph", "compile", "full"] = "auto"
     """How f, G and p are run while a method is trained, to the same numbers but for the order of sums. fold: batch norm
     of f in its convolutions; graph: that, and the step as a CUDA graph; compile: fold, and G and p by torch.compile;
-    full: all of it. auto: what is fastest on the device (docs/speed.md)."""
+    full: all of it. auto: off, until the others have been measured on a GPU (docs/speed.md)."""
     log_every: int = Field(default=25, gt=0)
     """Steps between rows of train.csv."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)

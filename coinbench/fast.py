@@ -1,4 +1,4 @@
-"""The frozen networks, and the step of a method, at their fastest while a method is trained.
+"""Faster ways of running the frozen networks, and the step of a method, while a method is trained.
 
 No method knows of it. What changes numbers beyond the order of sums is a setting of its own (`train.precision`,
 `train.tf32`) and part of the digest; folding, compiling and CUDA graphs compute the same in another order, as another
@@ -21,13 +21,13 @@ from coinbench.problem import Problem
 
 Way = Literal["off", "fold", "graph", "compile", "full"]
 _ON_CUDA: Way = "off"
-"""The fastest way that benchmarks/gpu_train_step.py found correct there."""
+"""Of a whole step none but this has been measured there: benchmarks/gpu_train_step.py ran out of device time."""
 Terms = Callable[..., dict[str, Tensor]]
 """Tensors -> terms of a loss; draws nothing at random and changes nothing."""
 
 
 def way(train: TrainConfig, device: torch.device) -> Way:
-    """Return how a training goes: what was set, or the fastest that pays on the device.
+    """Return how a training goes: what was set, or the fastest way that has been measured on the device.
 
     Raises:
         UsageError: a CUDA graph without CUDA.
@@ -44,7 +44,7 @@ def way(train: TrainConfig, device: torch.device) -> Way:
 
 @contextmanager
 def accelerated(problem: Problem, train: TrainConfig) -> Iterator[None]:
-    """Let f, G and p answer at their fastest within the block; afterwards they are as before.
+    """Let f, G and p answer in the way of a training within the block; afterwards they are as before.
 
     Args:
         problem: whose networks are frozen.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from coinbench.errors import CoinbenchError, DataError
 from coinbench.files import cannot_write, read_json, write_json
 from coinbench.locks import locked
 from coinbench.log import Log
+from coinbench.pace import Pace
 
 _CHUNK = 2**20
 _TRIES, _TIMEOUT = 4, 30.0
@@ -112,7 +112,7 @@ def digests(path: Path, names: tuple[str, ...], log: Log) -> dict[str, str]:
     """
     made = {name: hashlib.new(name, usedforsecurity=False) for name in names}
     try:
-        pace = _Pace(log, path.stat().st_size, f"checking {path.name}")
+        pace = Pace(log, path.stat().st_size, f"checking {path.name}")
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 log.check()
@@ -124,25 +124,6 @@ def digests(path: Path, names: tuple[str, ...], log: Log) -> dict[str, str]:
             f"{path}: cannot be read ({error.strerror}); change its permissions or fetch it again"
         ) from error
     return {name: digest.hexdigest() for name, digest in made.items()}
-
-
-class _Pace:
-    """Reports bytes of a long job with an estimate."""
-
-    def __init__(self, log: Log, total: int | None, what: str, done: int = 0) -> None:
-        self.log, self.total, self.what = log, total, what
-        self.done, self.first, self.began = done, done, time.monotonic()
-
-    def add(self, n: int) -> None:
-        self.done += n
-        seconds = max(time.monotonic() - self.began, 1e-3)
-        pace = (self.done - self.first) / seconds
-        total = max(self.total or self.done, self.done)
-        text = f"{self.what}: {self.done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f}" if self.total else "")
-        # Steps in megabytes: a bar counts in whole numbers.
-        steps = max(1, total // 10**6)
-        done = steps if self.done >= total and self.total else min(steps - 1, self.done // 10**6)
-        self.log.progress(done, steps, (total - self.done) / max(pace, 1.0), f"{text} MB, {pace / 1e6:.1f} MB/s")
 
 
 def _state(part: Path) -> Path:
@@ -222,7 +203,7 @@ def _continue(remote: Remote, url: str, part: Path, log: Log) -> None:
             # The old part first: with a new note beside it, it would be gone on with.
             part.unlink(missing_ok=True)
             write_json(_state(part), {"url": url, "validator": _validator(response), "total": total})
-        pace = _Pace(log, total or remote.size, remote.name, start)
+        pace = Pace(log, total or remote.size, remote.name, start)
         with part.open("ab" if resumed else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from coinbench.cache import Cache, default_root
+from coinbench.companions import READ_WITH, parse
 from coinbench.errors import Unavailable
 from coinbench.log import Log
 from coinbench.records import Records as Records
@@ -51,6 +52,23 @@ class MetricSpec:
     """The number in the paper's symbols; "" where the protocol says it all."""
     oracle: str = ""
     """What a method without fault scores."""
+    read_with: tuple[str, ...] | None = None
+    """Numbers that it must be read with, since a method that shows nothing can have it: NAME, or NAME (CONTROL) where a
+    method must be better than that control. (): it says nothing of a method. None: as `coinbench.companions` has it."""
+
+    @property
+    def companions(self) -> tuple[str, ...] | None:
+        """Return the numbers that it must be read with; None where nobody said."""
+        return READ_WITH.get(self.name) if self.read_with is None else self.read_with
+
+    def __post_init__(self) -> None:
+        """Refuse a companion that cannot be read.
+
+        Raises:
+            ValueError: it is neither NAME nor NAME (CONTROL).
+        """
+        for text in self.companions or ():
+            parse(text)
 
     def score(
         self,
@@ -78,6 +96,7 @@ class MetricSpec:
             higher_is_better=self.higher_is_better,
             version=self.version,
             protocol=f"{self.protocol}; {detail}" if detail else self.protocol,
+            read_with=", ".join(self.companions or ()),
             resamples=resamples,
         )
 

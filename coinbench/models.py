@@ -117,6 +117,14 @@ class ImageGenerator(Answering, ABC):
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n L V"]:
         """Draw n latents from G's own distribution."""
 
+    def draw_noise(self, n: int, rng: Rng) -> tuple[Tensor, ...]:
+        """Draw what images depend on besides w, with a row for each of n; a G without noise inputs has nothing."""
+        return ()
+
+    def with_noise(self, w: Float[Tensor, "B L V"], noise: tuple[Tensor, ...]) -> Float[Tensor, "B C H W"]:
+        """Draw images with the noise of `draw_noise` in place of G's constant one."""
+        return self(w)
+
     def freeze(self) -> None:
         """Compute once what no longer changes; called when the weights are final."""
         return

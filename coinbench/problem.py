@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,9 +47,43 @@ def on_device(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "B C H 
     """Return `to_float` on a device, bit for bit: as bytes they travel to CUDA, and nobody waits for them."""
     if device.type != "cuda":
         return to_float(pixels).to(device)
-    sent = send(torch.from_numpy(np.ascontiguousarray(pixels)), device).permute(0, 3, 1, 2).float()
+    return _floats(send(torch.from_numpy(np.ascontiguousarray(pixels)), device))
+
+
+def _floats(sent: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
+    images = sent.permute(0, 3, 1, 2).float()
     # Divided by a tensor: by a number CUDA would multiply with its reciprocal, which rounds otherwise.
-    return sent / sent.new_full((), 127.5) - 1
+    return images / images.new_full((), 127.5) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """Squares that are cut out of large images, some of them mirrored."""
+
+    size: int
+    """H = W."""
+    top: Int[np.ndarray, "B"]
+    left: Int[np.ndarray, "B"]
+    mirror: Bool[np.ndarray, "B"]
+
+    def cut(self, large: UInt8[np.ndarray, "N R R C"], rows: Int[np.ndarray, "B"]) -> UInt8[np.ndarray, "B H W C"]:
+        """Cut on the host, touching no pixel outside the squares."""
+        size, places = self.size, zip(rows, self.top, self.left, self.mirror, strict=True)
+        return np.stack([large[row, t : t + size, s : s + size][:, :: -1 if m else 1] for row, t, s, m in places])
+
+    def cut_there(
+        self, large: UInt8[np.ndarray, "N R R C"], rows: Int[np.ndarray, "B"], device: torch.device
+    ) -> UInt8[Tensor, "B H W C"]:
+        """Cut on the device: the host copies whole rows once, into memory that the device reads by itself."""
+        whole = torch.empty((len(rows), *large.shape[1:]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        # "clip" lets numpy write where it should instead of into a buffer of its own.
+        np.take(large, rows, 0, out=whole.numpy(), mode="clip")
+        sent = whole.to(device, non_blocking=True)
+        places = np.stack([np.arange(len(rows)), self.top, self.left, self.mirror])
+        image, top, left, mirror = send(torch.from_numpy(places), device)[:, :, None]
+        step = torch.arange(self.size, device=device)
+        across = left + torch.where(mirror > 0, self.size - 1 - step, step)
+        return sent[image[:, :, None], (top + step)[:, :, None], across[:, None]]
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> np.ndarray:
@@ -116,8 +150,12 @@ class Split:
         """
         rows = self.rows(step, size, rng)
         mine = rows[self.group.mine(size)]
-        pixels = self._crop(rows, rng.child("augment", step))
-        return self._batch(on_device(pixels, self.device), self.labels[mine], self.index[mine])
+        crops = self._crops(size, rng.child("augment", step))
+        if self.device.type == "cuda":
+            images = _floats(crops.cut_there(self.large, mine, self.device))
+        else:
+            images = on_device(crops.cut(self.large, mine), self.device)
+        return self._batch(images, self.labels[mine], self.index[mine])
 
     def rows(self, step: int, size: int, rng: Rng) -> Int[np.ndarray, "size"]:
         """Return which images make the training batch of a step.
@@ -132,18 +170,13 @@ class Split:
             rows[here] = order[position[here] % len(self)]
         return rows
 
-    def _crop(self, rows: np.ndarray, rng: Rng) -> np.ndarray:
+    def _crops(self, n: int, rng: Rng) -> Crops:
+        """Return the crops of the images that this process has of n."""
         size, margin = self.pixels.shape[1], self.large.shape[1] - self.pixels.shape[1]
-        dice = rng.numpy()
-        top, left = dice.integers(0, margin + 1, (2, len(rows)))
-        mirror = dice.random(len(rows)) < (0.5 if self.flip else 0.0)
-        mine = self.group.mine(len(rows))
-        return np.stack(
-            [
-                self.large[row, t : t + size, s : s + size][:, :: -1 if m else 1]
-                for row, t, s, m in zip(rows[mine], top[mine], left[mine], mirror[mine], strict=True)
-            ]
-        )
+        dice, mine = rng.numpy(), self.group.mine(n)
+        top, left = dice.integers(0, margin + 1, (2, n))
+        mirror = dice.random(n) < (0.5 if self.flip else 0.0)
+        return Crops(size, top[mine], left[mine], mirror[mine])
 
     def _batch(self, images: Tensor, labels: np.ndarray, index: np.ndarray) -> Batch:
         on = self.device

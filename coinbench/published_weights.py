@@ -274,8 +274,8 @@ def verified(name: str, cache: Path | None, log: Log) -> Path:
     return target
 
 
-def key_of(path: Path, setting: str) -> str:
-    """Return the sha256 of a file, read once as long as its size and time stay.
+def key_of(path: Path, setting: str, remedy: str = "name another file") -> str:
+    """Return the sha256 of a file, read once as long as its size and time stay; `remedy` ends the message of an error.
 
     Raises:
         DataError: it is not readable.
@@ -284,7 +284,7 @@ def key_of(path: Path, setting: str) -> str:
         state = path.stat()
         return _sha256(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise DataError(f"{setting}={path}: not readable ({error.strerror}); name another file") from error
+        raise DataError(f"{setting}={path}: not readable ({error.strerror}); {remedy}") from error
 
 
 @lru_cache

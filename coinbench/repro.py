@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from coinbench.errors import UsageError
@@ -21,13 +22,16 @@ def resolved(
         table: what to fill.
         seeds: as after --seeds.
         dataset: another one than the table's; its numbers stand beside the published ones.
-        sets: further settings, as after --set.
+        sets: further settings, as after --set. Before them go those that the paper measured with; not on other data,
+            where nothing is comparable and a small preset has its own.
 
     Raises:
         UsageError: nothing of the table can be measured, or a setting is wrong.
     """
     every = [address for _, _, address, _ in table.cells()]
     datasets = (dataset,) if dataset else table.datasets
+    if not set(datasets) - set(table.datasets):
+        sets = (*(f"{path}={json.dumps(value)}" for path, value in paper.evaluation(table).items()), *sets)
     methods = list(dict.fromkeys(address.method for address in every if address.method))
     rows = [row for address in every for row in (address.metric, *BESIDE.get(address.metric, ()))]
     metrics = makers(tuple(dict.fromkeys(rows)), datasets)

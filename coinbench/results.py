@@ -47,6 +47,8 @@ class Score:
     higher_is_better: bool | None
     version: int
     protocol: str
+    read_with: str = ""
+    """Numbers that it must be read with, between commas (`MetricSpec.read_with`)."""
     resamples: Resamples | None = field(default=None, compare=False, repr=False)
     """Kept beside the table, for tests between methods."""
 
@@ -58,7 +60,7 @@ class Score:
 
 COLUMNS = (
     *("run", "dataset", "method", "seed", "variant", "metric", "params", "arm", "subject"),
-    *("value", "low", "high", "n", "unit", "higher_is_better", "version", "protocol"),
+    *("value", "low", "high", "n", "unit", "higher_is_better", "version", "protocol", "read_with"),
     *("classifier_digest", "cell"),
 )
 """Columns of results.csv and results.parquet, in this order."""
@@ -114,6 +116,9 @@ def read(folder: Path, remedy: str = "run the same command again") -> pd.DataFra
     # A damaged Parquet raises almost anything: ArrowInvalid, KeyError, NotImplementedError, MemoryError, ...
     except Exception as error:
         raise DataError(f"{path}: not readable ({error}); {remedy}") from error
+    if "read_with" not in table.columns:
+        # A run of an older version.
+        table["read_with"] = ""
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing; {remedy}")

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +37,11 @@ class Rng:
         text = "\x1f".join((str(self.seed), *self.path))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
-    def torch(self):
-        """Return a fresh CPU `torch.Generator` for this source."""
+    def torch(self, device: Any = "cpu"):
+        """Return a fresh `torch.Generator` for this source; each kind of device draws other numbers from it."""
         import torch
 
-        return torch.Generator().manual_seed(self.key)
+        return torch.Generator(device).manual_seed(self.key)
 
     def numpy(self) -> np.random.Generator:
         """Return a fresh `numpy.random.Generator` for this source."""

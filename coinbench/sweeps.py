@@ -72,7 +72,7 @@ def of_table(paper: Paper, table: PublishedTable, base: Tree) -> Sweep:
     """
     points = []
     for row in (row for row in table.rows if not missing(row)):
-        own = carried(row.setting, paper.main(table.datasets[0], table), base)
+        own = carried(row.setting, paper.main(table.datasets[0]), base)
         points.append(replace(point_of(row.label, own, base), here=called(row.label, row.setting, own)))
     return Sweep(label_of(table.id), table.title, tuple(points))
 

@@ -332,8 +332,8 @@ class _State:
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, whole or not at all."""
         tensors = self._tensors() | checkpoints.of_optimiser(self.optimiser, "optimiser")
-        metadata = {"step": str(step), "train": self.config.digest(), "scale": repr(self.scaler.get_scale())}
-        metadata["parts"] = str(self.group.parts)
+        metadata = {"step": str(step), "train": self.config.digest(), "parts": str(self.group.parts)}
+        metadata |= checkpoints.of_scaler(self.scaler)
         if self.selection is not None:
             tensors |= self.selection.tensors()
             metadata["selection"] = self.selection.told()
@@ -353,13 +353,13 @@ class _State:
             sgd = self.config.optimiser == "sgd"
             states = checkpoints.to_optimiser(tensors, "optimiser", self.parameters, sgd)
             step = checkpoints.count(metadata, self.config.steps)
+            scale = checkpoints.to_scaler(metadata, self.scaler)
             if self.selection is not None:
                 self.selection.load(tensors, metadata["selection"], step, self._own())
             for key, value in mine.items():
                 value.copy_(tensors[key])
             checkpoints.restore(self.optimiser, states)
-            if self.scaler.is_enabled():
-                self.scaler.update(float(metadata["scale"]))
+            self.scaler.load_state_dict(scale)
             if self.log.auto_batch:
                 # Of a batch that another process could not hold either.
                 self.group.parts = math.gcd(int(metadata.get("parts", "1")), self.config.batch // self.group.size)

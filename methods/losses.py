@@ -36,6 +36,19 @@ def orthogonality(kernels: Float[Tensor, "K _c"]) -> Float[Tensor, ""]:
     return (gram.square().sum() - gram.diagonal().square().sum()) / max(1, k * (k - 1))
 
 
+def overlap(kernels: Float[Tensor, "K _c"]) -> Float[Tensor, ""]:
+    """Return (Σ_ij |Ŵ|_i·|Ŵ|_j − K) / K², Ŵ of unit rows: L_orth of VisCoIN's public code.
+
+    Moduli stand before the product, so it asks for kernels with no input in common, which is more than orthogonality.
+
+    >>> overlap(torch.eye(3)).item(), round(overlap(torch.tensor([[1.0, 1.0], [1.0, -1.0]])).item(), 4)
+    (0.0, 0.5)
+    """
+    moduli = nn.functional.normalize(kernels, dim=1).abs()
+    k = len(kernels)
+    return ((moduli @ moduli.T).sum() - k) / k**2
+
+
 def entropy(weights: Float[Tensor, "*N K"]) -> Float[Tensor, "*N"]:
     """Return the entropy of softmax(weights) along the last axis, in nats (FLINT's H)."""
     log_p = torch.log_softmax(weights, -1)

@@ -6,13 +6,14 @@ Generative Models", ICLR 2025, section 3 and appendix C. Symbols are the paper's
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from coinbench.coin import CoIN
 from coinbench.concepts import Concepts
@@ -21,13 +22,26 @@ from coinbench.errors import UsageError
 from coinbench.fast import replayed
 from coinbench.log import Log
 from coinbench.methods import start
-from coinbench.methods.losses import orthogonality, soft_cross_entropy
+from coinbench.methods.chance import Chance, Chances, images_of
+from coinbench.methods.losses import orthogonality, overlap, soft_cross_entropy
 from coinbench.networks.psi import FusedTaps, tap_shapes
 from coinbench.networks.stylegan2_layers import FullyConnected, normalise_second_moment
 from coinbench.problem import Problem
 from coinbench.rng import Rng, seeded
 from coinbench.specs import MethodSpec
 from coinbench.training import Loss, train
+
+_ADDED: dict[str, Any] = {
+    "pooled_sparsity": False,
+    "cosines": "squared",
+    "held": 0,
+    "rectified_support": False,
+    "theta_dropout": 0.0,
+    "random_noise": False,
+}
+"""Settings that came later, with what was done before: at it they are left out, so that digests stay."""
+_HELD = ("fidelity", "sparsity")
+_NOTHING = Chance()
 
 
 class VisCoINConfig(MethodConfig):
@@ -70,6 +84,23 @@ class VisCoINConfig(MethodConfig):
     """Φ and Φ′ begin with mean 0 and variance 1 over training images, before the ReLU (ours; paper: as drawn)."""
     synthetic: int | None = Field(default=None, ge=0)
     """Images sampled from G in a step; default: as many as real ones (paper: 8 and 8)."""
+    pooled_sparsity: bool = False
+    """δ also weighs the mean of pooled Φ, of norm 1 in each image (public code; paper: ‖Φ(x)‖₁ alone)."""
+    cosines: Literal["squared", "absolute"] = "squared"
+    """L_orth: the mean squared cosine of different kernels (ours), or the sum of products of their moduli over K²
+    (public code)."""
+    held: int = Field(default=0, ge=0)
+    """Steps at the beginning in which output fidelity and sparsity count 0 (public code: 100)."""
+    rectified_support: bool = False
+    """Φ′ ends without a bias and with a ReLU (public code); then `standardised` leaves it as drawn."""
+    theta_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the cells of Φ that Θ does not see in a training step (public code: 0.01)."""
+    random_noise: bool = False
+    """In training G draws each image with other noise (public code); measured is always with the constant one."""
+
+    def key(self) -> dict[str, Any]:
+        """Return what determines the network."""
+        return {name: value for name, value in super().key().items() if (name, value) not in _ADDED.items()}
 
 
 def support_styles(n_styles: int, variant: str = "paper") -> frozenset[int]:
@@ -122,6 +153,7 @@ class VisCoIN(CoIN):
         self.to_concepts = nn.Conv2d(self.trunk.channels, config.K, 1)
         side = config.side if config.omega else 1
         self.pool = nn.AdaptiveAvgPool2d(side)
+        self.cells = config.K, side**2
         width = config.K * side**2
         styles = problem.generator.n_styles
         self.from_support = support_styles(styles, config.variant) if config.support else frozenset()
@@ -130,7 +162,8 @@ class VisCoIN(CoIN):
             self.to_support = nn.Sequential(
                 nn.Linear(self.trunk.channels * side**2, width),
                 nn.ReLU(),
-                nn.Linear(width, width),
+                nn.Linear(width, width, bias=not config.rectified_support),
+                *([nn.ReLU()] if config.rectified_support else []),
             )
         self.theta = nn.Linear(config.K, problem.n_classes)
         mean = problem.generator.mean_latent().detach().cpu().clone()
@@ -181,7 +214,11 @@ class VisCoIN(CoIN):
 
 
 def losses(
-    coin: VisCoIN, problem: Problem, images: Float[Tensor, "B C H W"], labels: Int[Tensor, "R"] | None = None
+    coin: VisCoIN,
+    problem: Problem,
+    images: Float[Tensor, "B C H W"],
+    labels: Int[Tensor, "R"] | None = None,
+    chance: Chance = _NOTHING,
 ) -> dict[str, Float[Tensor, ""]]:
     """Return the weighted terms of L_train (eq. 5) for a batch of real and sampled images.
 
@@ -190,17 +227,21 @@ def losses(
         problem: gives f, G and p.
         images: real ones first.
         labels: of the real ones, where they are what g learns.
+        chance: what is drawn at random in training.
     """
     config = coin.config
     with torch.no_grad():
         features = problem.classifier(images)
     concepts = coin.concepts_of(features.maps)
     w = coin.latent(concepts)
-    reconstruction = problem.generator(w).clamp(-1, 1)
+    reconstruction = images_of(problem, w, chance.noise)
     difference = reconstruction - images
     terms = {}
     if config.alpha:
-        logits = coin.predict(concepts)
+        seen = concepts
+        if chance.kept is not None:
+            seen = replace(concepts, pooled=(concepts.phi * chance.kept).amax(2))
+        logits = coin.predict(seen)
         if config.fidelity == "labels":
             assert labels is not None
             terms["fidelity"] = config.alpha * cross_entropy(logits[: len(labels)], labels)
@@ -219,10 +260,14 @@ def losses(
         of_reconstruction = problem.classifier(reconstruction)
         terms["classification"] = config.gamma * soft_cross_entropy(of_reconstruction.logits, features.logits)
     if config.delta:
-        terms["sparsity"] = config.delta * concepts.phi.abs().mean()
+        size = concepts.phi.abs().mean()
+        if config.pooled_sparsity:
+            size = size + normalize(concepts.pooled, dim=1).abs().mean()
+        terms["sparsity"] = config.delta * size
     if config.orthogonality:
         kernels = coin.to_concepts.weight.flatten(1)
-        terms["orthogonality"] = config.orthogonality * orthogonality(kernels)
+        form = orthogonality if config.cosines == "squared" else overlap
+        terms["orthogonality"] = config.orthogonality * form(kernels)
     if config.latent:
         terms["latent"] = config.latent * (w - coin.mean_latent).square().mean()
     return terms
@@ -236,7 +281,7 @@ def build(config: VisCoINConfig, problem: Problem, rng: Rng) -> VisCoIN:
 
 def standardise(coin: VisCoIN, problem: Problem, rng: Rng) -> None:
     """Give each map of Φ, before its ReLU, and each output of Φ′ mean 0 and variance 1 over training images."""
-    if coin.to_support is None:
+    if coin.to_support is None or coin.config.rectified_support:
         start.standardise((coin.to_concepts,), lambda x: (coin.trunk(problem.classifier.taps(x)),), problem, rng)
         return
     *hidden, last = coin.to_support
@@ -251,22 +296,28 @@ def standardise(coin: VisCoIN, problem: Problem, rng: Rng) -> None:
 
 def loss_of(coin: VisCoIN, problem: Problem, rng: Rng) -> Loss:
     """Return L_train of a step: half of its images are drawn from the training split, half from G."""
-    config = coin.config
-    n_sampled = config.train.batch if config.synthetic is None else config.synthetic
+    config, n_real = coin.config, coin.config.train.batch
+    n_sampled = n_real if config.synthetic is None else config.synthetic
+    chances = Chances(problem, n_real, n_sampled, coin.cells, config.theta_dropout, config.random_noise)
 
-    def terms(images: Tensor, labels: Tensor, w: Tensor) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, w: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        chance, noise = chances.split(drawn)
         if n_sampled:
             with torch.no_grad():
-                images = torch.cat([images, problem.generator(w).clamp(-1, 1)])
-        return losses(coin, problem, images, labels)
+                images = torch.cat([images, images_of(problem, w, noise)])
+        return losses(coin, problem, images, labels, chance)
 
     pure = replayed(terms, coin, config.train)
 
     def loss(step: int) -> dict[str, Tensor]:
-        batch = problem.train.draw(step, config.train.batch, rng.child("data"))
+        batch = problem.train.draw(step, n_real, rng.child("data"))
         with torch.no_grad():
             w = problem.group.share(problem.generator.sample(n_sampled, rng.child("synthetic", step)))
-        return pure(batch.images, batch.labels, w)
+            drawn = chances.draw(rng.child("chance", step))
+        found = pure(batch.images, batch.labels, w, *drawn)
+        if step < config.held * config.train.accumulate:
+            found |= {name: 0 * found[name] for name in _HELD if name in found}
+        return found
 
     return loss
 
@@ -293,9 +344,8 @@ METHOD = MethodSpec(
     source="Parekh et al., ICLR 2025",
     notes=(
         "paper: Ψ on three taps, 3x3 maps, max-pooled linear Θ, linear Ω biased by w̄, all losses and their weights; "
-        "public code: kernel sizes of the taps, pooling before Φ′, and all of --variant released; "
+        "public code: kernel sizes of the taps, pooling before Φ′, and what --variant released sets (docs/methods.md); "
         "ours: means as reductions, closed form of L_orth, shares of Φ′ where L is not 14, small-scale presets and the "
-        "standardised start of Ψ in them, "
-        "constant noise of G in training too (public code: random)"
+        "standardised start of Ψ in them, constant noise of G in training too"
     ),
 )

@@ -1,26 +1,20 @@
-"""What an ablation shows: the change against the default, seed by seed, beside the change that the paper reports."""
+"""What an ablation looks like: its numbers over the settings as figures and as lines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from coinbench.inference import seed_interval
-from coinbench.published import Address, Column, Line, Paper, PublishedTable
 from coinbench.reports import drawing
 from coinbench.reports.drawing import FAINT, INK, Plot
 from coinbench.reports.folder import Series, slug
 from coinbench.reports.layout import Entry, Numbers, significant
-from coinbench.reports.paper_run import PaperRun, Variant
-from coinbench.reports.paper_tables import BESIDE
 from coinbench.reports.render import grid
 from coinbench.reports.tables import title_of
 
-SHOWS, REVERSED, UNCLEAR = "as in the paper", "reversed", "unclear"
 _FAITHFULNESS = ("faithfulness", "tau=0.2")
 _DISTANCE = ("lpips_vgg", "pd_p")
 """Perceptual distance of the trade-off: the first that was measured."""
@@ -34,127 +28,8 @@ _PANELS = (
 """What figures show, each the first that was measured."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """What a setting changes, in the paper and here."""
-
-    table: str
-    label: str
-    metric: str
-    """As tables call it; another than the paper's where that was not measured."""
-    published: float
-    """Change in the paper."""
-    changes: tuple[float, ...]
-    """Here, one for each seed, against the default with the same seed."""
-    decimals: int
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Return Student's 95 % interval over 5 seeds or more, else the smallest and the largest change."""
-        return seed_interval(self.changes) or (min(self.changes), max(self.changes))
-
-    @property
-    def verdict(self) -> str:
-        """Tell whether the paper's direction shows: the whole range lies on its side of 0. One seed shows nothing."""
-        low, high = self.ends
-        if self.published == 0 or len(self.changes) < 2 or low <= 0 <= high:
-            return UNCLEAR
-        return SHOWS if (low > 0) == (self.published > 0) else REVERSED
-
-
 Points = Sequence[tuple[str, str]]
 """Label and variant of each setting of an ablation."""
-
-
-def effects(paper: Paper, table: PublishedTable, run: PaperRun, dataset: str) -> list[Effect]:
-    """Return the effects of all settings of a table but the default one."""
-    main = paper.main(table.datasets[0], table)
-    variants = {row.label: run.at(dataset, row, table, main) for row in table.rows}
-    usual = next((row for row in table.rows if variants[row.label] == run.base(dataset, table)), None)
-    if usual is None:
-        return []
-    found = []
-    for row in (row for row in table.rows if row is not usual):
-        for number, column in enumerate(table.columns):
-            found += _effects(table, row, usual, number, column, variants, run)
-    return found
-
-
-def _effects(
-    table: PublishedTable,
-    row: Line,
-    usual: Line,
-    number: int,
-    column: Column,
-    variants: dict[str, Variant | None],
-    run: PaperRun,
-) -> list[Effect]:
-    one, other = row.values[number], usual.values[number]
-    here, base = variants[row.label], variants[usual.label]
-    if one is None or other is None or here is None or base is None:
-        return []
-    address = table.address(row, column)
-    found = []
-    for metric in (address.metric, *BESIDE.get(address.metric, ())):
-        changes = _paired(run, here, base, address, metric)
-        if not changes:
-            continue
-        scale = 100.0 if address.percent else 1.0
-        own = metric == address.metric
-        title = column.title if own else title_of(metric)
-        # What stands beside the paper's metric has another size.
-        largest = Entry(value=max(map(abs, changes)), seeds=(), n=0)
-        decimals = max(one.decimals, other.decimals, 2) if own else significant([largest])
-        found.append(
-            Effect(
-                table=table.id,
-                label=row.label,
-                metric=title,
-                published=one.value - other.value,
-                changes=tuple(scale * change for change in changes),
-                decimals=decimals,
-            )
-        )
-        if own:
-            break
-    return found
-
-
-def _paired(run: PaperRun, here: Variant, base: Variant, address: Address, metric: str) -> list[float]:
-    values = [
-        {
-            r.seed: r.value
-            for r in run.numbers.of(metric)
-            if (r.dataset, r.method, r.variant) == (v.dataset, v.method, v.variant)
-            and (r.params, r.arm) == (address.params, address.arm)
-        }
-        for v in (here, base)
-    ]
-    return [values[0][seed] - values[1][seed] for seed in sorted(values[0].keys() & values[1].keys())]
-
-
-def as_text(found: Sequence[Effect]) -> str:
-    """Return effects as Markdown."""
-    headers = ["table", "setting", "metric", "change in the paper", "change here", "direction"]
-    lines = [
-        [
-            *(effect.table, effect.label, effect.metric, f"{effect.published:+.3g}".replace("-", "−")),
-            f"{_signed(float(np.mean(effect.changes)), effect.decimals)} "
-            f"[{', '.join(_signed(end, effect.decimals) for end in effect.ends)}]",
-            effect.verdict,
-        ]
-        for effect in found
-    ]
-    said = (
-        "Changes are against the default with the same seed, in brackets the smallest and the largest over seeds, or "
-        "Student's 95 % interval from 5 seeds on; a direction is said where all of that lies on one side of 0, never "
-        "of one seed. PD-p, FD-p and FD-f are held against the paper's LPIPS and FID."
-    )
-    return "\n".join((*grid(headers, lines, 3), "", said, ""))
-
-
-def _signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
 
 
 def plots(name: str, title: str, points: Points, numbers: Numbers, dataset: str, method: str) -> list[Plot]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from coinbench.reports import companions
 from coinbench.reports.layout import (
     Column,
     Entry,
@@ -54,7 +55,13 @@ def assemble(
         return table
     measured = set(numbers.metrics(""))
     absent = [title_of(metric) for metric in metrics if metric not in measured]
-    said = [seeds_note(kept), *_verdict_notes(kept), *notes, *missing_notes(columns, kept)]
+    said = [
+        seeds_note(kept),
+        *_verdict_notes(kept),
+        *companions.notes(title_of, columns, kept, numbers),
+        *notes,
+        *missing_notes(columns, kept),
+    ]
     said += [f"Not measured in this run: {', '.join(absent)}."] if absent else []
     protocols = tuple(
         f"{title_of(metric)} [{describe(numbers.of(metric))}]." for metric in metrics if metric in measured

@@ -83,7 +83,8 @@ class Baseline(BaseModel):
     two_sided: bool = False
     """Whether a number that is better than its tolerance allows fails too: a metric that changes unasked is broken."""
     tolerances: dict[str, float | str] = Field(default_factory=dict)
-    """Metric, "metric params" or "*" -> tolerance in its unit, or a share of the value as "5%". Kept by an update."""
+    """Metric, "metric params" or "*", of one method as "method/metric" -> tolerance in its unit, or a share of the
+    value as "5%". Kept by an update."""
     data: dict[str, str] = Field(default_factory=dict)
     """Data set -> fingerprint of images and labels."""
     protocols: dict[str, str] = Field(default_factory=dict)
@@ -117,7 +118,7 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     """Return by how much the mean over seeds of another run may differ, and where that is from.
 
     Given in the file; else, from five seeds on, what 99 % of the differences of two such means stay below; else the
-    half-width of its interval over the sample; else rounding.
+    half-width of its interval over the sample; else rounding. Never less than float32 rounds, as a share of 0 would be.
 
     Raises:
         UsageError: what is given is no tolerance.
@@ -127,9 +128,10 @@ def tolerance(number: Gated, given: Mapping[str, float | str]) -> tuple[float, s
     name, values = number.name, list(number.values.values())
     size = abs(float(np.mean(values)))
     least = max(1e-6 * size, 1e-9)
-    for key in (f"{name.metric} {name.params}", name.metric, "*"):
+    keys = (f"{name.metric} {name.params}", name.metric, "*")
+    for key in (*(f"{name.method}/{key}" for key in keys), *keys):
         if key in given:
-            return max(_given(given[key], size, key), 0.0), "given"
+            return max(_given(given[key], size, key), least), "given"
     if len(values) >= FEWEST_SEEDS:
         spread = float(np.std(values, ddof=1)) * (2 / len(values)) ** 0.5
         return max(float(stdtrit(len(values) - 1, 0.995)) * spread, least), "seeds"

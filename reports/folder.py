@@ -46,6 +46,7 @@ class Record:
     protocol: str
     classifier_digest: str
     cell: str
+    read_with: str = ""
 
     @property
     def measured(self) -> bool:
@@ -212,7 +213,7 @@ def records_of(table: pd.DataFrame) -> list[Record]:
 def _record(row: dict[str, Any]) -> Record:
     better = row["higher_is_better"]
     texts = ("dataset", "method", "variant", "metric", "params", "arm", "subject", "unit")
-    row |= {key: str(row[key]) for key in (*texts, "protocol", "classifier_digest", "cell")}
+    row |= {key: str(row[key]) for key in (*texts, "protocol", "read_with", "classifier_digest", "cell")}
     row |= {key: int(row[key]) for key in ("seed", "n", "version")}
     row |= {key: float(row[key]) for key in ("value", "low", "high")}
     row |= {key: math.nan for key in ("low", "high") if math.isinf(row[key])}

@@ -197,6 +197,11 @@ class Numbers:
         """Return the metric's higher_is_better."""
         return next((r.higher_is_better for r in self.of(metric)), None)
 
+    def read_with(self, metric: str) -> list[str]:
+        """Return the numbers that a metric must be read with."""
+        text = next((r.read_with for r in self.of(metric)), "")
+        return text.split(", ") if text else []
+
     def unit(self, metric: str) -> str:
         """Return the metric's unit."""
         return next((r.unit for r in self.of(metric)), "")

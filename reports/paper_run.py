@@ -65,7 +65,7 @@ class PaperRun:
         if not run.cells:
             raise DataError(f"{run.path}: no cells/*/cell.json there; give the whole --out folder of a run")
         self.run = run
-        self.numbers = Numbers(run.records)
+        self.numbers = Numbers(run.records, run.resamples)
         groups: dict[tuple[str, str, str], list[CellFolder]] = {}
         for cell in run.cells:
             groups.setdefault((cell.dataset, cell.method, cell.variant), []).append(cell)

@@ -89,17 +89,19 @@ class SideBySide:
 
 def build(paper: Paper, table: PublishedTable, run: PaperRun | None = None) -> SideBySide:
     """Lay a table out; without a run the published numbers stand alone."""
+    said: Sequence[str] = ()
     if run is None:
         lines, columns = [_published(paper, table, row, 0) for row in table.rows], table.columns
     else:
         filled = _Filled(paper, table, run)
         lines, columns = filled.lines(), filled.columns
+        said = (*filled.open, *_judgements(paper, table, lines, run))
     return SideBySide(
         paper=paper,
         table=table,
         columns=tuple(column.title for column in columns),
         lines=tuple(lines),
-        notes=(*_about(paper, table), *(_judgements(paper, table, lines, run) if run else ())),
+        notes=(*_about(paper, table), *said),
     )
 
 
@@ -133,6 +135,8 @@ class _Filled:
         self.columns = (*table.columns, *self.extra)
         self.shown: set[tuple[str, str]] = set()
         """Data sets and variants of an ablation that have a line."""
+        self.open: dict[str, None] = {}
+        """Notes on settings that the paper leaves open and numbers held against it have another way, in order."""
 
     def lines(self) -> list[Printed]:
         """Return all lines: those of other data sets last, or below each line where the lines are no data sets."""
@@ -173,7 +177,7 @@ class _Filled:
 
     def _main(self, row: Line) -> dict[str, Any]:
         name = _dataset(self.table, row)
-        return self.paper.main(name if name in self.paper.datasets else self.table.datasets[0], self.table)
+        return self.paper.main(name if name in self.paper.datasets else self.table.datasets[0])
 
     def _at(self, row: Line, shown: str) -> Variant | None:
         return self.run.at(shown, row, self.table, self._main(row))
@@ -252,12 +256,14 @@ class _Filled:
         if value is None:
             return APART, "the paper has no such number"
         assert variant is not None
-        main = {**self._main(row), **row.setting}
+        how = self.paper.measuring(address.metric)
+        main = {**self._main(row), **how.conditions, **row.setting}
         if not address.method:
             # The accuracy of f does not depend on the method whose cell it stands in.
             main = {path: wanted for path, wanted in main.items() if not path.startswith("method")}
-        if reason := obstacle(variant.tree, main):
+        if reason := obstacle(variant.tree, main, how.least):
             return APART, reason
+        self.open |= {one.note: None for one in how.open if obstacle(variant.tree, one.setting)}
         return (REPRODUCED if agrees(value, found, address) else DIFFERS), ""
 
     def _extra_columns(self) -> list[Column]:
@@ -292,15 +298,12 @@ def _emptied(row: Line, **changes: Any) -> Line:
 
 def _about(paper: Paper, table: PublishedTable) -> list[str]:
     also = f" (table {table.v1} of v1)" if table.v1 else ""
-    page = f"page {table.page}" if table.page else "page not recorded"
+    page = f", page {table.page}" if table.page else ""
     name = table.id if table.id.startswith("figure") else f"table {table.id}"
-    said = [f"Published: {paper.authors.split(',')[0]} et al., {paper.venue}, {name}{also}, {page}."]
+    said = [f"Published: {paper.authors.split(',')[0]} et al., {paper.venue}, {name}{also}{page}."]
     said += [f"n: {table.n}. Protocol: {table.protocol}.", *table.notes]
-    return said + [note for note in paper.notes if "LPIPS" not in note or _uses(table, "lpips_vgg")]
-
-
-def _uses(table: PublishedTable, metric: str) -> bool:
-    return any(address.metric == metric for _, _, address, _ in table.cells())
+    said += [note for metric in paper.metrics_of(table) for note in paper.measuring(metric).notes]
+    return [*said, *paper.notes]
 
 
 def _judgements(paper: Paper, table: PublishedTable, lines: Sequence[Printed], run: PaperRun) -> list[str]:

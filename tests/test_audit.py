@@ -19,6 +19,7 @@ from coinbench.audit.oracle import Oracle
 from coinbench.audit.run import Audit, Number, audit
 from coinbench.audit.setting import assembled, unmeasured
 from coinbench.cache import Cache
+from coinbench.companions import READ_WITH
 from coinbench.config import EvaluationConfig
 from coinbench.conformance.tiny import make_truth_problem
 from coinbench.registry import METRICS as METRICS_OF_ALL
@@ -58,6 +59,35 @@ def test_the_audit_fails_where_nothing_catches_an_entrant(small: tuple[Audit, Or
     alone = Audit(blind, games)
     assert "copies x" in [game.name for game in alone.uncaught]
     assert "Not caught: copies x, ranked first by mse." in text.markdown(alone, "")
+
+
+def test_a_number_that_ranks_an_entrant_first_names_one_that_catches_it(small: tuple[Audit, Oracle]) -> None:
+    found, _ = small
+    assert found.unwarned == []
+    assert found.read_with["mse"] == READ_WITH["mse"]
+    # A metric of a plug-in whose author said nothing, one that names what catches nobody, one that is about f alone.
+    for companions, said in (
+        (None, "mse ranks copies x first; it names none"),
+        (("dead_concepts",), "mse ranks copies x first; of dead_concepts none catches it"),
+        ((), None),
+    ):
+        other = replace(found, read_with={**found.read_with, "mse": companions})
+        assert [str(one) for one in other.unwarned if one.entrant == "copies x"] == ([said] if said else [])
+        assert not other.uncaught
+        assert (f"No warning: {said}." in text.markdown(other, "")) is bool(said)
+        assert [one["number"] for one in text.as_dict(other)["unwarned"]] == ["mse"] * len(other.unwarned)
+
+
+def test_the_command_fails_without_a_warning(
+    small: tuple[Audit, Oracle], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, oracle = small
+    bench, _ = assembled(make_truth_problem(train=20, test=16), METRICS, EvaluationConfig(), Cache(Path("unused")))
+    monkeypatch.setattr("coinbench.audit.setting.prepare", lambda *given: (bench, oracle))
+    for companions, code in ((READ_WITH["mse"], 0), (None, 3)):
+        other = replace(found, read_with={**found.read_with, "mse": companions})
+        monkeypatch.setattr(run, "audit", lambda *given, other=other: other)
+        assert in_process(capfd, "audit", "--quiet").code == code
 
 
 def test_the_audit_measures_damage_noise_and_invariance(small: tuple[Audit, Oracle]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 import group_member
 import numpy as np
 import pytest
+import random_weights
 import small_cell
 import tiny
 import torch
 from commands import in_process
 from safetensors.numpy import load_file
 
-from coinbench import records
+from coinbench import records, results
 from coinbench.cache import Cache
 from coinbench.digests import evaluate_digest
 from coinbench.errors import Interrupted, Lost, UsageError
@@ -85,12 +87,31 @@ METRICS = "accuracy,mse,perceptual,frechet,faithfulness,consistency,sparsity"
 
 
 def test_an_evaluation_by_two_processes_has_the_numbers_of_one(tmp_path: Path) -> None:
-    config = resolve(Request(methods="flint", datasets="birds", metrics=METRICS, sets=SETS))
+    compare(tmp_path, METRICS, SETS)
+
+
+@pytest.mark.slow
+def test_two_processes_have_lpips_fid_and_kid_of_one(tmp_path: Path) -> None:
+    alexnet = random_weights.trunk("alexnet", tmp_path / "alexnet.pth")
+    inception = random_weights.inception(tmp_path / "inception.pth")
+    given = (f"evaluation.weights.alexnet={alexnet}", f"evaluation.weights.inception={inception}")
+    # AlexNet takes no images below 32 px.
+    small = tuple(change for change in SETS if not change.startswith("data."))
+    found = compare(
+        tmp_path, "lpips_alex,inception", (*small, "data.n_train=24", "data.n_test=12", "data.size=32", *given)
+    )
+    assert found == {"pd_alex_file", "fd_inception_file", "kd_inception_file"}
+
+
+def compare(tmp_path: Path, metrics: str, sets: tuple[str, ...]) -> set[str]:
+    """Measure a method by one process, and again by two; return the names of what was measured."""
+    config = resolve(Request(methods="flint", datasets="birds", metrics=metrics, sets=sets))
     cache, one, two = Cache(tmp_path / "cache"), tmp_path / "one", tmp_path / "two"
     (planned,) = cells(config, cache, one)
     work(planned, cache, torch.device("cpu"), Log(planned.folder))
-    # What was trained stays, what was measured goes.
+    # What was trained stays, what was measured goes, and what was seen of the originals.
     cache.drop("evaluate", evaluate_digest(planned.cell))
+    shutil.rmtree(cache.root / "features", ignore_errors=True)
     # A thread for each process, as here.
     executor = LocalExecutor(max(1, (os.cpu_count() or 1) // 2), cache.root, "cpu", devices=2)
     (again,) = cells(config, cache, two)
@@ -100,7 +121,7 @@ def test_an_evaluation_by_two_processes_has_the_numbers_of_one(tmp_path: Path) -
     other = again.folder
     assert (other / "results.csv").read_bytes() == (planned.folder / "results.csv").read_bytes()
     files = sorted(path.name for path in (planned.folder / "samples").iterdir())
-    assert files == sorted(f"{name}.parquet" for name in METRICS.split(","))
+    assert files == sorted(f"{name}.parquet" for name in metrics.split(","))
     for name in files:
         a, b = (records.read(folder / "samples" / name) for folder in (planned.folder, other))
         assert a.keys() == b.keys()
@@ -110,6 +131,7 @@ def test_an_evaluation_by_two_processes_has_the_numbers_of_one(tmp_path: Path) -
     images = [path.relative_to(other) for path in sorted((other / "images").rglob("*.png"))]
     assert images
     assert all((other / path).read_bytes() == (planned.folder / path).read_bytes() for path in images)
+    return set(results.read(other)["metric"])
 
 
 def _run(capfd: pytest.CaptureFixture[str], folder: Path, *words: object, without: str = "none") -> str:

@@ -183,7 +183,7 @@ def test_each_defect_fails_the_gate(
         " at ".join(filter(None, (row["metric"], row["params"])))
         + (f" ({row['arm']})" if row["arm"] != "method" else "")
         for row in found["numbers"]
-        if row["verdict"] not in ("same")
+        if row["verdict"] != "same"
     }
     assert defect.caught in failed
     assert {row["method"] for row in found["numbers"] if row["verdict"] == "changed" or row["verdict"] == "worse"} == {

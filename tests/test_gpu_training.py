@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from trainings import loss_of, network, settings
+from trainings import loss_of, network, settings, stop_at
 
 from coinbench import registry
 from coinbench.conformance.tiny import moved
-from coinbench.errors import CoinbenchError
+from coinbench.errors import CoinbenchError, Interrupted
 from coinbench.generators import stylegan2
 from coinbench.generators.stylegan2_config import StyleGAN2Config
 from coinbench.log import Log
@@ -118,6 +119,23 @@ def test_weights_stay_those_of_the_last_good_step_until_somebody_looks(
         train(module, poisoned, config, Log(tmp_path, stage="fit"))
     # Three steps came after it.
     assert all(torch.equal(p, kept[name]) for name, p in module.named_parameters())
+
+
+def test_a_cut_training_in_fp16_goes_on_with_its_scale(tmp_path: Path) -> None:
+    config = settings(accumulate=1, precision="fp16", steps=12)
+
+    def scale(folder: Path) -> list[str]:
+        with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+            return [file.metadata()[name] for name in ("scale", "growth")]
+
+    whole, cut, log = network().to(CUDA), network().to(CUDA), Log(tmp_path / "cut")
+    train(whole, on_cuda(whole), config, Log(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        train(cut, on_cuda(cut, stop_at(5)(log)), config, log)
+    again = network().to(CUDA)
+    train(again, on_cuda(again), config, Log(tmp_path / "cut"))
+    close(whole, again)
+    assert scale(tmp_path / "cut") == scale(tmp_path / "whole")
 
 
 def test_no_checkpoint_holds_what_is_not_finite(tmp_path: Path) -> None:

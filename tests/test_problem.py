@@ -17,7 +17,7 @@ from coinbench.config import Cell
 from coinbench.errors import Interrupted
 from coinbench.log import Event, Log
 from coinbench.pretrain import load_problem
-from coinbench.problem import to_float
+from coinbench.problem import _floats, to_float
 from coinbench.rng import Rng
 
 
@@ -46,6 +46,20 @@ def test_a_draw_is_a_function_of_source_and_step() -> None:
     assert torch.equal(again.images, steps[2].images)
     assert torch.equal(again.labels, steps[2].labels)
     assert not torch.equal(data.draw(2, 4, Rng(1)).images, again.images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_cut_on_a_device_are_those_cut_on_the_host(channels: int) -> None:
+    data, rows = tiny.split("train", 12, 0, channels=channels), np.array([7, 0, 7, 11, 3, 2])
+    for margin in (0, 5):
+        large = Rng(1).numpy().integers(0, 256, (12, 16 + margin, 16 + margin, channels), dtype=np.uint8)
+        crops = replace(data, large=large, flip=True)._crops(6, Rng(margin))
+        assert 0 < crops.mirror.sum() < 6
+        here = crops.cut(large, rows)
+        there = crops.cut_there(large, rows, torch.device("cpu"))
+        assert here.shape == (6, 16, 16, channels)
+        assert np.array_equal(there.numpy(), here)
+        assert torch.equal(_floats(there), to_float(here))
 
 
 def test_training_images_are_crops_of_the_larger_ones_mirrored_only_if_asked() -> None:

@@ -120,7 +120,7 @@ def test_all_tables_of_the_paper_are_there() -> None:
 
 @pytest.mark.parametrize("table", [t for t in PAPER.tables if t.axis], ids=lambda table: table.id)
 def test_the_default_line_of_each_ablation_repeats_the_main_tables(table) -> None:
-    main = PAPER.main("cub200", table)
+    main = PAPER.main("cub200")
     known = {"accuracy": "79.44", "mse": "0.161", "lpips_vgg": "0.545", "fid": "15.85", "faithfulness": "0.146"}
     same = lambda path, value: main.get(path, main.get(path.replace("method.", "methods.viscoin."))) == value  # noqa: E731
     (usual,) = [row for row in table.rows if all(same(path, value) for path, value in row.setting.items())]
@@ -172,6 +172,7 @@ WRONG = {
     "an id": ("- id: 1b", "- id: 1a", ["two tables have one id"]),
     "a setting": ("setting: [method.gamma=0]", "setting: [method.gamma]", ["expected path=value"]),
     "an axis": ("axis: [method.alpha]", "axis: [method.beta]", ["setting must name method.beta"]),
+    "a measure": ("  auc_ff:\n", "  auc_fff:\n", ["no table has a number of 'auc_fff'"]),
     "no YAML": ("tables:\n", "tables: [\n", ["not readable as YAML"]),
 }  # fmt: skip
 
@@ -222,5 +223,11 @@ def test_an_obstacle_is_the_first_setting_that_differs() -> None:
     assert obstacle({**tree, "method": {"name": "viscoin", "gamma": 0.2, "K": 3}}, conditions).startswith(
         "methods.viscoin.gamma is 0.2"
     )
+    assert obstacle({"evaluation": {"c": [0.1, 1]}}, {"evaluation.c": [0.1, 1, 5]}) == (
+        "evaluation.c is 0.1, 1, published with 0.1, 1, 5"
+    )
+    least = {"evaluation.images": 100}
+    assert obstacle({"evaluation": {"images": 100}}, {}, least) == ""
+    assert obstacle({"evaluation": {"images": 99}}, {}, least) == "evaluation.images is 99, published with 100"
     assert changed({"method": {"K": 3, "g": 1}}, {"method": {"K": 4, "g": 1}}) == {"method.K"}
     assert not covers(("method.K",), "method.support")

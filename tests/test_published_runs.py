@@ -14,6 +14,7 @@ from pathlib import Path
 import lpips
 import numpy as np
 import pytest
+import random_weights
 import tiny
 import torch
 import weight_files
@@ -49,7 +50,7 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return weight_files.trunk("alexnet", tmp_path_factory.mktemp("weights") / "mine.pth")
+    return random_weights.trunk("alexnet", tmp_path_factory.mktemp("weights") / "mine.pth")
 
 
 # --- metrics
@@ -91,7 +92,7 @@ def test_the_laws_hold_with_weights_and_are_not_tried_without(tmp_path: Path, mo
     assert f"cannot be measured here: {tmp_path}" in without.text()
     path = tmp_path / "cache" / "weights" / published_weights.FILES["squeezenet1_1"].remote.name
     path.parent.mkdir(parents=True)
-    weight_files.publish(monkeypatch, "squeezenet1_1", weight_files.trunk("squeezenet1_1", path))
+    weight_files.publish(monkeypatch, "squeezenet1_1", random_weights.trunk("squeezenet1_1", path))
     report = check("lpips_squeeze")
     assert report.passed, report.text()
     assert "cannot be measured here" not in report.text()

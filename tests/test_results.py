@@ -149,3 +149,8 @@ def test_results_that_are_missing_or_broken_are_one_line(tmp_path: Path) -> None
     table().drop(columns="arm").to_parquet(path)
     with pytest.raises(DataError, match="column 'arm' is missing"):
         results.read(tmp_path)
+
+
+def test_results_of_a_version_without_companions_are_read(tmp_path: Path) -> None:
+    table().drop(columns="read_with").to_parquet(tmp_path / "results.parquet", index=False)
+    assert set(results.read(tmp_path)["read_with"]) == {""}

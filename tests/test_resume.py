@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
+from safetensors import safe_open
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from trainings import STEPS, Killed, kill_at, loss_of, network, settings, stop_at, trained
 
+from coinbench import checkpoints, training
 from coinbench.config import TrainConfig
 from coinbench.errors import DataError, Interrupted
 from coinbench.log import Log
@@ -34,6 +38,46 @@ def test_a_training_cut_three_times_is_an_uninterrupted_one(tmp_path: Path) -> N
     resumed = trained(tmp_path / "cut", settings(), kill_at(3), stop_at(8), kill_at(13))
     assert tiny.same_state(whole, resumed)
     assert tiny.rows(tmp_path / "cut" / "train.csv") == tiny.rows(tmp_path / "whole" / "train.csv")
+
+
+def scaled(monkeypatch: pytest.MonkeyPatch, scale: float) -> TrainConfig:
+    """Let trainings on the CPU scale their losses as fp16 does on CUDA."""
+    make = partial(GradScaler, init_scale=scale, growth_interval=3)
+    monkeypatch.setattr(training, "GradScaler", lambda device, enabled: make(device))
+    return settings(accumulate=1, steps=20, clip=None)
+
+
+def scale_of(folder: Path) -> tuple[str, str]:
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+        return file.metadata()["scale"], file.metadata()["growth"]
+
+
+@pytest.mark.parametrize("how", [stop_at, kill_at])
+def test_a_resumed_training_goes_on_with_the_scale_of_its_losses(
+    tmp_path: Path, how: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = trained(tmp_path / "free", scaled(monkeypatch, 2.0**10))
+    # Here gradients overflow at the start and whenever the scale has grown: such steps are left out.
+    config = scaled(monkeypatch, 2.0**127)
+    whole = trained(tmp_path / "whole", config)
+    assert not tiny.same_state(whole, free)
+    resumed = trained(tmp_path / "cut", config, how(2), how(8), how(14))
+    assert tiny.same_state(whole, resumed)
+    assert scale_of(tmp_path / "cut") == scale_of(tmp_path / "whole") != (repr(2.0**127), "0")
+
+
+@pytest.mark.parametrize("wrong", [{"scale": "0.0"}, {"scale": "nan"}, {"growth": "3"}, {"growth": "-1"}])
+def test_a_scale_that_no_step_leaves_is_refused(
+    tmp_path: Path, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = scaled(monkeypatch, 1.0).model_copy(update={"steps": 3})
+    trained(tmp_path, config)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = checkpoints.read(path, config.digest())
+    checkpoints.save(path, tensors, metadata | wrong)
+    module = network()
+    with pytest.raises(DataError, match=r"not a checkpoint of this network \(scale .* steps ago\); delete it"):
+        train(module, loss_of(module), config, Log(tmp_path))
 
 
 def test_rows_later_than_the_checkpoint_are_not_logged_twice(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
         ("accuracy", 60),
         ("consistency, 0% dead", 24),
         ("consistency, 20% dead", 24),
+        ("leakage_share", 60),
+        ("disentanglement", 24),
+        ("sparsity", 10),
     ],
 )
 def test_the_interval_covers_the_truth_as_often_as_it_says(name, n):

@@ -121,6 +121,12 @@ def test_a_table_becomes_a_run() -> None:
     config = repro.resolved(*find("4"), "0")
     assert list(config.experiments["celebahq"]) == ["default"]
     assert "coinbench has no generator 'progressivegan'" in repro.lacking(find("4")[1], config)[0]
+    (variants,) = repro.resolved(*find("11"), "0").experiments.values()
+    measured = variants["default"].evaluation
+    assert (measured.auc_ff_images, measured.add_counts) == (5794, (2, 4, 8, 16, 32, 64, 128, 200))
+    config = repro.resolved(*find("8"), "0", None, ("evaluation.consistency_images=20",))
+    measured = config.experiments["cub200"]["default"].evaluation
+    assert (measured.folds, measured.consistency_images) == ("paper", 20)
     config = repro.resolved(*find("1a"), "0", "birds", ("method.train.steps=3",))
     assert {method.train.steps for method in config.experiments["birds"]["default"].methods.values()} == {3}
 

@@ -325,28 +325,6 @@ def test_labels_take_the_place_of_the_outputs_of_f_for_real_images_alone(vae: Pr
     }
 
 
-def test_released_rectifies_the_direction_of_the_concepts_on_a_learnt_mean(styled: Problem, images: Tensor) -> None:
-    coin = make(styled, variant="released")
-    assert coin.from_support == support_styles(14, "released") == {0, 1, 11, 12, 13}
-    mean = dict(coin.named_parameters())["mean_latent"]
-    assert not mean.any(), "learnt from zero"
-    with torch.no_grad():
-        mean.copy_(torch.linspace(-1, 1, len(mean)))
-        concepts = coin.encode(images)
-        w = coin.latent(concepts)
-        twice = Concepts(2 * concepts.phi, 2 * concepts.pooled, concepts.support)
-        torch.testing.assert_close(coin.latent(twice), w, msg="scaling every concept together changes nothing")
-        layer = coin.omega[3].get_submodule("layer")
-        weight, bias = layer.get_parameter("weight").double(), layer.get_parameter("bias").double()
-        x = concepts.phi.flatten(1).double()
-        x = x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
-        y = 0.01 * (x @ weight.t() / x.shape[1] ** 0.5 + bias)
-        expected = mean + 2**0.5 * torch.where(y > 0, y, 0.2 * y)
-    torch.testing.assert_close(w[:, 3].double(), expected, rtol=1e-4, atol=1e-5)
-    losses(coin, styled, images)["latent"].backward()
-    assert mean.grad is not None
-
-
 def test_the_last_tap_is_what_the_head_pools(vae: Problem, images: Tensor) -> None:
     f = copy.deepcopy(vae.classifier)
     assert isinstance(f, ResNet)

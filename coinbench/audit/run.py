@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from coinbench.audit.companions import Unwarned, unwarned
 from coinbench.audit.entrants import Entrant, damaged, gaming, nulls
 from coinbench.audit.measure import Bench, Measured, Reading, reordered
 from coinbench.audit.oracle import Oracle
@@ -138,11 +139,18 @@ class Audit:
     games: tuple[Game, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Metric -> why it has no numbers."""
+    read_with: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """Companions of each number."""
 
     @property
     def uncaught(self) -> list[Game]:
         """Return the entrants that some number ranks first and none catches."""
         return [game for game in self.games if not game.caught]
+
+    @property
+    def unwarned(self) -> list[Unwarned]:
+        """Return the numbers that rank an entrant first and name no number that catches it."""
+        return [one for game in self.games for one in unwarned(game.first, game.caught, game.name, self.read_with)]
 
 
 def audit(bench: Bench, oracle: Oracle, say: Callable[[str], None] = lambda text: None) -> Audit:
@@ -176,7 +184,8 @@ def audit(bench: Bench, oracle: Oracle, say: Callable[[str], None] = lambda text
         judged(numbers, entrant.name, entrant.about, measured("games the numbers", entrant))
         for entrant in gaming(oracle)
     )
-    return Audit(numbers, games, base.failures)
+    companions = {name: spec.companions for name, spec in base.specs.items()}
+    return Audit(numbers, games, base.failures, companions)
 
 
 def _numbers(

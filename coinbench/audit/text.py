@@ -39,6 +39,7 @@ def as_dict(found: Audit) -> dict[str, Any]:
             ],
             "entrants": [asdict(game) for game in found.games],
             "uncaught": [game.name for game in found.uncaught],
+            "unwarned": [asdict(one) for one in found.unwarned],
             "unavailable": dict(found.unavailable),
         }
     )
@@ -111,10 +112,9 @@ def _doubts(found: Audit) -> list[str]:
 
 
 def _verdict(found: Audit) -> str:
-    if not found.uncaught:
-        return f"All {len(found.games)} are caught."
     lines = [f"Not caught: {game.name}, ranked first by {_named(game.first) or 'none'}." for game in found.uncaught]
-    return "\n".join(lines)
+    lines = lines or [f"All {len(found.games)} are caught."]
+    return "\n".join((*lines, *(f"No warning: {one}." for one in found.unwarned)))
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

@@ -6,13 +6,13 @@ import errno
 import os
 import shutil
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
 from coinbench.errors import CoinbenchError, DataError
 from coinbench.files import cannot_write
 from coinbench.log import Log
+from coinbench.pace import Pace
 
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE})
 
@@ -51,7 +51,7 @@ def unpack(archive: Path, root: Path, log: Log) -> None:
 
 
 def _tar(archive: Path, scratch: Path, log: Log) -> None:
-    pace = _Pace(log, archive)
+    pace = Pace(log, archive.stat().st_size, f"unpacking {archive.name}")
     with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             log.check()
@@ -61,7 +61,7 @@ def _tar(archive: Path, scratch: Path, log: Log) -> None:
 
 
 def _zip(archive: Path, scratch: Path, log: Log) -> None:
-    pace, done = _Pace(log, archive), 0
+    pace = Pace(log, archive.stat().st_size, f"unpacking {archive.name}")
     with zipfile.ZipFile(archive) as packed:
         for member in packed.infolist():
             log.check()
@@ -69,20 +69,7 @@ def _zip(archive: Path, scratch: Path, log: Log) -> None:
             if name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
                 raise DataError(f"{archive}: {name!r} lies outside the archive's folder; get the file elsewhere")
             packed.extract(member, scratch)
-            done += member.compress_size
-            pace.at(done)
-
-
-class _Pace:
-    """Reports how much of an archive was read."""
-
-    def __init__(self, log: Log, archive: Path) -> None:
-        self.log, self.name, self.size = log, archive.name, max(1, archive.stat().st_size)
-        self.began = time.monotonic()
-
-    def at(self, done: int) -> None:
-        left = (time.monotonic() - self.began) * (self.size - done) / max(done, 1)
-        self.log.progress(done * 100 // self.size, 100, max(0.0, left), f"unpacking {self.name}")
+            pace.add(member.compress_size)
 
 
 def _settle(scratch: Path, root: Path) -> None:

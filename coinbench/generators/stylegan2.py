@@ -53,7 +53,17 @@ class StyleGAN2Generator(ImageGenerator):
 
     def forward(self, w: Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Draw images with constant noise, cut to [-1, 1]."""
-        images = self.synthesis(w.expand(-1, self.styles, -1), "const")
+        return self._framed(self.synthesis(w.expand(-1, self.styles, -1), "const"))
+
+    def draw_noise(self, n: int, rng: Rng) -> tuple[Tensor, ...]:
+        """Draw the noise of each layer for n images [n, H, W], on the device itself: 175 thousand numbers at 256 px."""
+        return self.synthesis.draw_noise(n, rng.torch(self.mapping.w_avg.device))
+
+    def with_noise(self, w: Float[Tensor, "B L V"], noise: tuple[Tensor, ...]) -> Float[Tensor, "B C H W"]:
+        """Draw images with the noise given for each layer, cut to [-1, 1]."""
+        return self._framed(self.synthesis(w.expand(-1, self.styles, -1), noise))
+
+    def _framed(self, images: Float[Tensor, "B C R R"]) -> Float[Tensor, "B C H W"]:
         if self.crop == "wide":
             border = self.drawn // 8
             images = images[:, :, border : self.drawn - border]

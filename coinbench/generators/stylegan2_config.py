@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coinbench.config import GeneratorConfig, TrainConfig, absolute
 from coinbench.errors import DataError
-from coinbench.published_weights import converted, generator_file
+from coinbench.published_weights import converted, generator_file, key_of
 
 
 class StyleGAN2Config(GeneratorConfig):
@@ -92,7 +90,8 @@ class StyleGAN2Config(GeneratorConfig):
             # As before there was one, so that what was trained is found.
             del key["truncation"], key["cutoff"]
         if isinstance(self.init, Path):
-            key["init"] = _content(self.init)
+            remedy = "make it with `coinbench weights convert`, or set it to scratch"
+            key["init"] = key_of(self.init, "problem.generator.init", remedy)
         elif self.init_sha256 is not None:
             key["init"] = self.init_sha256
         return key
@@ -108,7 +107,7 @@ class StyleGAN2Config(GeneratorConfig):
         path = converted(self.init, weights)
         if not path.is_file():
             return self
-        found = _content(path)
+        found = key_of(path, "problem.generator.init")
         if self.init_sha256 not in (None, found):
             raise DataError(
                 f"{path}: sha256 is {found}, problem.generator.init_sha256 says {self.init_sha256}; restore that file, "
@@ -181,24 +180,6 @@ class StyleGAN2Config(GeneratorConfig):
         if self.train.batch % group:
             raise ValueError(f"batch {self.train.batch} does not divide into groups of {group} (minibatch deviation)")
         return self
-
-
-def _content(path: Path) -> str:
-    try:
-        state = path.stat()
-        return _sha256(path, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise DataError(
-            f"problem.generator.init={path}: not readable ({error.strerror}); make it with `coinbench weights "
-            "convert`, or set it to scratch"
-        ) from error
-
-
-@lru_cache
-def _sha256(path: Path, size: int, modified: int) -> str:
-    """Return the digest of a file, read once as long as its size and time stay."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

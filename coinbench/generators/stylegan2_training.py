@@ -112,7 +112,8 @@ class Duel:
         for adam in (self.adam_g, self.adam_d):
             # What each was made with is corrected for lazy regularisation.
             adam.param_groups[0]["lr"] = adam.defaults["lr"] * rate
-        dice = self._dice(rng.child("step", number))
+        # On the device itself: noise is more than half a million numbers an image at 256 px.
+        dice = rng.child("step", number).torch(self.device)
         self._host_dice = dice if dice.device.type == "cpu" else rng.child("augment", number).torch()
         rows = self.split.rows(number, config.train.batch, rng.child("data"))
         self._teach_generator(dice)
@@ -127,12 +128,6 @@ class Duel:
             if not config.augment:
                 self.controller.p = 0.0
             self.terms["p"] = self.controller.p
-
-    def _dice(self, rng: Rng) -> torch.Generator:
-        """Return what draws on the device itself: noise is more than half a million numbers an image at 256 px."""
-        if self.device.type == "cpu":
-            return rng.torch()
-        return torch.Generator(self.device).manual_seed(rng.key)
 
     def _latents(self, n: int, dice: torch.Generator, *, track: bool = False) -> Float[Tensor, "n L V"]:
         """Map z of two draws to w and mix them; `track` moves w̄."""

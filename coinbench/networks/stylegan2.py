@@ -8,6 +8,7 @@ activations, not the weights of each sample: one dense convolution with weights 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -127,10 +128,10 @@ class SynthesisLayer(Modulated, Filtered):
         self,
         x: Float[Tensor, "B _i H W"],
         w: Float[Tensor, "B V"],
-        noise: Noise = "const",
+        noise: Noise | Tensor = "const",
         dice: torch.Generator | None = None,
     ) -> Float[Tensor, "B _o _h _w"]:
-        """Apply the layer."""
+        """Apply the layer; `noise` may be that of each image [B, H, W]."""
         style = self.affine(w)
         d = self.demodulation(style)
         weight = self.weight
@@ -152,7 +153,9 @@ class SynthesisLayer(Modulated, Filtered):
         y = torch.addcmul(offset, x, (d * GAIN).to(x.dtype)[:, :, None, None])
         return rectify(y, self.clamp)
 
-    def _noise(self, noise: Noise, like: Tensor, dice: torch.Generator | None) -> Float[Tensor, "#B #H #W 1"]:
+    def _noise(self, noise: Noise | Tensor, like: Tensor, dice: torch.Generator | None) -> Float[Tensor, "#B #H #W 1"]:
+        if isinstance(noise, Tensor):
+            return noise[..., None] * (self.noise_strength * GAIN)
         if noise == "none":
             return self.noise_const.new_zeros(1, 1, 1, 1)
         drawn = self.noise_const[None]
@@ -196,14 +199,27 @@ class SynthesisBlock(Filtered):
         self.torgb = ToRGB(c_out, channels, w_dim, clamp)
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, w: list[Tensor], noise: Noise, dice: torch.Generator | None
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        w: list[Tensor],
+        noise: Sequence[Noise | Tensor],
+        dice: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return activations and image at this resolution; `w` holds conv0's (not at 4 pixels), conv1's, torgb's."""
+        """Return activations and image at this resolution.
+
+        Args:
+            x: activations at half of it; None at 4 pixels.
+            image: that so far, likewise.
+            w: latents of conv0 (not at 4 pixels), conv1 and torgb.
+            noise: of conv0 (not at 4 pixels) and conv1.
+            dice: draws the random noise.
+        """
         if x is None:
             y = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
-            y = self.conv0(x, w[-3], noise, dice)
-        y = self.conv1(y, w[-2], noise, dice)
+            y = self.conv0(x, w[-3], noise[0], dice)
+        y = self.conv1(y, w[-2], noise[-1], dice)
         rgb = self.torgb(y, w[-1]).to(w[-1].dtype)
         return y, rgb if image is None else fir.double(image) + rgb
 
@@ -227,25 +243,39 @@ class Synthesis(nn.Module):
         self._low = low
 
     def forward(
-        self, w: Float[Tensor, "B L V"], noise: Noise = "const", dice: torch.Generator | None = None
+        self,
+        w: Float[Tensor, "B L V"],
+        noise: Noise | tuple[Tensor, ...] = "const",
+        dice: torch.Generator | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Draw images; unbounded, about [-1, 1].
 
         Args:
             w: a latent for each of the L style indices; torgb of a block reads that of the next block's conv0.
-            noise: const: the stored noise; random: anew for each image; none.
+            noise: const: the stored noise; random: anew for each image; none; or that of `draw_noise`.
             dice: draws the random noise.
         """
         x = image = None
         rows = list(w.unbind(1))
+        noises = noise if isinstance(noise, tuple) else (noise,) * self.n_noises
         for i, side in enumerate(self.sides):
             # 4 pixels: 0, 1; then conv0, conv1, torgb: 1, 2, 3; 3, 4, 5; ...
             here = rows[max(2 * i - 1, 0) : 2 * i + 2]
             if x is not None and self._low is not None and side in self.sides[-4:] and side >= 8:
                 x = x.to(self._low)
-            x, image = getattr(self, f"b{side}")(x, image, here, noise, dice)
+            x, image = getattr(self, f"b{side}")(x, image, here, noises[max(2 * i - 1, 0) : 2 * i + 1], dice)
         assert image is not None
         return image
+
+    @property
+    def n_noises(self) -> int:
+        """Layers with noise: one at 4 pixels, two at each larger resolution."""
+        return 2 * len(self.sides) - 1
+
+    def draw_noise(self, n: int, dice: torch.Generator) -> tuple[Float[Tensor, "n _h _w"], ...]:
+        """Draw the noise of n images for each layer, on the device of `dice`."""
+        sides = sorted([*self.sides, *self.sides[1:]])
+        return tuple(torch.randn(n, side, side, generator=dice, device=dice.device) for side in sides)
 
 
 class StyleGAN2(nn.Module):

@@ -142,7 +142,7 @@ class PublishedTable(_Data):
     """Its number in the first version, where that is another."""
     title: str = Field(min_length=1)
     page: int | None = Field(default=None, gt=0)
-    """None: not recorded."""
+    """None: not known, and tables say nothing of it."""
     protocol: str = Field(min_length=1)
     n: str = Field(min_length=1)
     """Of how many images or classes the numbers are."""
@@ -151,8 +151,6 @@ class PublishedTable(_Data):
     """Of the label columns; where there are two, the first is the data set."""
     where: Where = Where()
     """What all numbers share."""
-    conditions: Settings = {}
-    """Settings under which a number is comparable, besides those of the data set."""
     axis: tuple[str, ...] = ()
     """Paths that an ablation varies."""
     columns: tuple[Column, ...] = Field(min_length=1)
@@ -204,6 +202,34 @@ class PublishedData(_Data):
     conditions: Settings = {}
 
 
+class Open(_Data):
+    """A setting that a paper leaves open: a number under another one is comparable, and a note says so."""
+
+    setting: Settings = Field(min_length=1)
+    """Its plainest reading."""
+    note: str = Field(min_length=1)
+    """What the other one changes."""
+
+
+class Measuring(_Data):
+    """How a paper measured one metric, in whichever table the number stands."""
+
+    conditions: Settings = {}
+    """Settings under which a number is comparable, besides those of the data set."""
+    least: Settings = {}
+    """Numbers that must be as large, as of images where the paper has the whole split."""
+    open: tuple[Open, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as the paper has them."""
+        found = {**self.conditions, **self.least}
+        for one in self.open:
+            found |= one.setting
+        return found
+
+
 class Paper(_Data):
     """One paper with its tables."""
 
@@ -217,6 +243,8 @@ class Paper(_Data):
     notes: tuple[str, ...] = ()
     conditions: Settings = {}
     """Settings of the main experiments, whatever the data set."""
+    metrics: dict[str, Measuring] = {}
+    """By name of the rows of results."""
     datasets: dict[str, PublishedData]
     tables: tuple[PublishedTable, ...] = Field(min_length=1)
 
@@ -225,6 +253,9 @@ class Paper(_Data):
         names = [table.id for table in self.tables]
         if len(set(names)) < len(names):
             raise ValueError("two tables have one id")
+        used = {address.metric for table in self.tables for _, _, address, _ in table.cells()}
+        if strange := set(self.metrics) - used:
+            raise ValueError(f"metrics: no table has a number of {sorted(strange)[0]!r}")
         for table in self.tables:
             if strange := set(table.datasets) - set(self.datasets):
                 raise ValueError(f"table {table.id}: data set {sorted(strange)[0]!r} is not among datasets")
@@ -241,9 +272,24 @@ class Paper(_Data):
             raise unknown("table", name, list(known))
         return known[name]
 
-    def main(self, dataset: str, table: PublishedTable | None = None) -> dict[str, Any]:
-        """Return the settings of the main experiments on a data set, those of a table on top."""
-        return {**self.conditions, **self.datasets[dataset].conditions, **(table.conditions if table else {})}
+    def main(self, dataset: str) -> dict[str, Any]:
+        """Return the settings of the main experiments on a data set."""
+        return {**self.conditions, **self.datasets[dataset].conditions}
+
+    def measuring(self, metric: str) -> Measuring:
+        """Return how a metric was measured; nothing where the file says nothing of it."""
+        return self.metrics.get(metric, Measuring())
+
+    def metrics_of(self, table: PublishedTable) -> tuple[str, ...]:
+        """Return the metrics of a table, in order."""
+        return tuple(dict.fromkeys(address.metric for _, _, address, _ in table.cells()))
+
+    def evaluation(self, table: PublishedTable) -> dict[str, Any]:
+        """Return the settings with which the numbers of a table were measured."""
+        found: dict[str, Any] = {}
+        for metric in self.metrics_of(table):
+            found |= self.measuring(metric).settings
+        return found
 
 
 def read(path: Path) -> Paper:

@@ -85,26 +85,43 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def obstacle(tree: Tree, conditions: Mapping[str, Any]) -> str:
+def obstacle(tree: Tree, conditions: Mapping[str, Any], least: Mapping[str, Any] | None = None) -> str:
     """Return the first setting of a cell that differs from the conditions; empty where none does.
 
     Conditions on what the cell does not have, as another method's weight, do not count.
 
+    Args:
+        tree: the cell.
+        conditions: paths and the values that they must have.
+        least: paths and numbers that they must reach.
+
     >>> obstacle({"data": {"size": 64}}, {"data.size": 256})
     'data.size is 64, published with 256'
+    >>> obstacle({"evaluation": {"images": 64}}, {}, {"evaluation.images": 100})
+    'evaluation.images is 64, published with 100'
     """
     for path, wanted in conditions.items():
         own = setting_of(tree, path)
         if own is None and (wanted is None or path.startswith("method")):
             continue
         if own != wanted:
-            return f"{path} is {_shown(own)}, published with {_shown(wanted)}"
+            return _differs(path, own, wanted)
+    for path, wanted in (least or {}).items():
+        own = setting_of(tree, path)
+        if own is None or own < wanted:
+            return _differs(path, own, wanted)
     return ""
+
+
+def _differs(path: str, own: Any, wanted: Any) -> str:
+    return f"{path} is {_shown(own)}, published with {_shown(wanted)}"
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
     return "not set" if value is None else f"{value:g}" if isinstance(value, int | float) else str(value)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import lpips
 import numpy as np
 import pytest
+import random_weights
 import torch
 import torch_fidelity
 import weight_files
@@ -59,8 +60,8 @@ class Files:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = Files(tmp_path_factory.mktemp("weights"))
     for name in TRUNKS.values():
-        weight_files.trunk(name, made.of(name))
-    weight_files.inception(made.of("inception"))
+        random_weights.trunk(name, made.of(name))
+    random_weights.inception(made.of("inception"))
     return made
 
 

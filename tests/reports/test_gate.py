@@ -17,6 +17,7 @@ from commands import Cli, in_process, one_line
 
 from coinbench import results
 from coinbench.reports import baseline as baselines
+from coinbench.reports.folder import read_records
 
 Maker = Callable[..., Path]
 
@@ -129,6 +130,48 @@ def test_tolerances_are_given_or_of_seeds_or_of_the_sample_or_rounding(
     origins = {n.name.metric: n for n in one.numbers if n.name.arm == "method"}
     assert origins["mse"].origin == "sample"
     assert origins["mse"].tolerance == pytest.approx(0.08 / 30)
+
+
+def test_a_tolerance_of_one_method_goes_before_that_of_all(run: Path) -> None:
+    given = {
+        "mse": 8.0,
+        "removed tau=0.1": 4.0,
+        "flint/removed": 0.25,
+        "flint/faithfulness tau=0.4": 0.5,
+        "flint/*": 0.125,
+    }
+    found = {
+        (name.method, name.number): baselines.tolerance(number, given)
+        for name, number in baselines.numbers_of(read_records(run)).items()
+    }
+    assert {key[1] for key, (_, origin) in found.items() if origin != "given" and key[0] == "flint"} == set()
+    assert found["flint", "mse"] == (0.125, "given")
+    assert found["viscoin", "mse"] == (8.0, "given")
+    assert found["flint", "removed at tau=0.1"] == (0.25, "given")
+    assert found["viscoin", "removed at tau=0.1"] == (4.0, "given")
+    assert found["flint", "faithfulness at tau=0.4"] == (0.5, "given")
+    assert found["viscoin", "accuracy"][1] == "sample"
+
+
+@pytest.mark.parametrize("given", ["5%", 0, "0%"])
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_a_given_tolerance_is_never_less_than_rounding(
+    given: str | int, value: float, cli: Cli, make_run: Maker, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", methods=("flint",), datasets=("birds",), seeds=(0,), images=False)
+    exact = moved(run, tmp_path / "exact", value - _mse(run), metric="mse")
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps({"format": 1, "two_sided": True, "tolerances": {"mse": given}}))
+    assert cli("gate", exact, "--baseline", path, "--update").code == 0
+    rounded = moved(exact, tmp_path / "rounded", 1e-7 * value + 1e-10, metric="mse")
+    assert cli("gate", rounded, "--baseline", path).code == 0
+    other = moved(exact, tmp_path / "other", 0.06 * value + 1e-3, metric="mse")
+    assert cli("gate", other, "--baseline", path).code == 3
+
+
+def _mse(run: Path) -> float:
+    (value,) = (r.value for r in read_records(run) if (r.metric, r.arm, r.subject) == ("mse", "method", "all"))
+    return value
 
 
 def _of_one_seed(cli: Cli, make_run: Maker, folder: Path) -> Path:

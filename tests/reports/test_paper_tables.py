@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paper_folder import Folder, settings
+from paper_folder import Folder, ablated, settings
 
 from coinbench.errors import DataError
 from coinbench.overrides import parse
 from coinbench.published import PublishedTable, papers
-from coinbench.reports.ablation import as_text, axis_lines, effects, plots
+from coinbench.reports.ablation import axis_lines, plots
 from coinbench.reports.paper_run import PaperRun
 from coinbench.reports.paper_tables import APART, DIFFERS, REPRODUCED, UNAVAILABLE, Cell, SideBySide, build
 from coinbench.reports.paper_text import render
@@ -114,6 +114,77 @@ def test_other_settings_than_the_papers_are_not_comparable(change: tuple[str, st
     assert not found.judged
 
 
+FAITHFUL, CONSISTENT = ("faithfulness", "tau=0.2"), ("consistency", "lambda=2")
+MEASURED = {
+    "images of faithfulness, table 2b": ("2b", FAITHFUL, "faithfulness_images=50", "50, published with 1000"),
+    "images of faithfulness, table 6": ("6", FAITHFUL, "faithfulness_images=999", "999, published with 1000"),
+    "images of faithfulness, table 14": ("14", FAITHFUL, "faithfulness_images=50", "50, published with 1000"),
+    "images of faithfulness, table 21": ("21", FAITHFUL, "faithfulness_images=50", "50, published with 1000"),
+    "images of consistency, table 1b": ("1b", CONSISTENT, "consistency_images=40", "40, published with 100"),
+    "images of consistency, table 6": ("6", CONSISTENT, "consistency_images=40", "40, published with 100"),
+    "C of the SVM": ("1b", CONSISTENT, "svm_c=[1]", "1, published with 0.01, 0.1, 1, 5"),
+    "C of the SVM, table 8": ("8", ("consistency", "lambda=3"), "svm_c=[1]", "1, published with 0.01, 0.1, 1, 5"),
+    "images of AUC-FF": ("11", ("auc_ff", ""), "auc_ff_images=1000", "1000, published with 5794"),
+    "N of AUC-FF": ("11", ("auc_ff", ""), "add_counts=[8]", "8, published with 2, 4, 8, 16, 32, 64, 128, 200"),
+    "pairs": ("9", ("visualisation_fid", ""), "visualisation_pairs=40", "40, published with 400"),
+    "λ of visualisations": ("9", ("visualisation_fid", ""), "visualisation_lambda=3", "3, published with 4"),
+    "activation steps": ("9", ("visualisation_fid", ""), "activation_steps=100", "100, published with 1000"),
+    "λ of parts": ("12", ("part_consistency", "tau=0.1"), "part_lambda=2", "2, published with 3"),
+    "λ of parts, figure 8": ("figure8", ("part_consistency_half", "tau=0.1"), "part_lambda=2", "2, published with 3"),
+    "images of a concept": (
+        *("12", ("part_consistency", "tau=0.1"), "part_consistency_images=50"),
+        "50, published with 5794",
+    ),
+}
+"""Table, number, what is another in the evaluation, and how that is said."""
+
+
+@pytest.mark.parametrize("case", MEASURED.values(), ids=MEASURED.keys())
+def test_numbers_measured_another_way_than_the_papers_are_not_comparable(
+    case: tuple[str, tuple[str, str], str, str], tmp_path: Path
+) -> None:
+    name, number, change, said = case
+    path, _, value = change.partition("=")
+    paper = {**PAPER.evaluation(PAPER.table(name)), f"evaluation.{path}": json.loads(value)}
+    for place, given in (("paper", PAPER.evaluation(PAPER.table(name))), ("other", paper)):
+        sets = tuple(f"{key}={json.dumps(one)}" for key, one in given.items())
+        folder = Folder(tmp_path / place).add("cub200", "viscoin", {number: (0.5, 0.01)}, sets=sets)
+        found = filled(name, folder.read())
+        verdicts = [(c.verdict, c.reason) for line in found.lines for c in line.cells if c and c.measured]
+        if place == "paper":
+            assert verdicts
+            assert {verdict for verdict, _ in verdicts} <= {REPRODUCED, DIFFERS}
+        else:
+            assert set(verdicts) == {(APART, f"evaluation.{path} is {said}")}
+
+
+def test_the_paper_of_fashionmnist_is_measured_as_its_other_tables(tmp_path: Path) -> None:
+    number = {("faithfulness", "tau=0.2"): (0.693, 0.01)}
+    for count, verdict in ((50, APART), (1000, REPRODUCED)):
+        sets = (f"evaluation.faithfulness_images={count}",)
+        folder = Folder(tmp_path / str(count)).add("fashionmnist", "viscoin", number, sets=sets, preset="fashionmnist")
+        found = cell(filled("5", folder.read()), "FF, τ = 0.2", "VisCoIN", dataset="FashionMNIST")
+        assert found.verdict == verdict
+
+
+def test_what_the_paper_leaves_open_is_noted_where_a_run_has_it_another_way(tmp_path: Path) -> None:
+    said = {}
+    for folds in ("pairs", "paper"):
+        sets = (f"evaluation.folds={folds}",)
+        folder = Folder(tmp_path / folds).add("cub200", "viscoin", {CONSISTENT: (0.85, 0.01)}, sets=sets)
+        found = filled("1b", folder.read())
+        assert cell(found, "VisCoIN").verdict == REPRODUCED
+        said[folds] = any("not whether a pair x⁺, x⁻ stays in one fold" in note for note in found.notes)
+    assert said == {"pairs": True, "paper": False}
+
+
+def test_pages_that_are_not_known_are_not_spoken_of() -> None:
+    (first, *_) = filled("2a", None).notes
+    assert first == "Published: Parekh et al., ICLR 2025, table 2a."
+    with_page = PAPER.table("2a").model_copy(update={"page": 7})
+    assert build(PAPER, with_page).notes[0] == "Published: Parekh et al., ICLR 2025, table 2a, page 7."
+
+
 def test_other_data_stand_beside_and_are_not_comparable(tmp_path: Path) -> None:
     numbers = {("mse", ""): (0.05, 0.01), ("pd_p", ""): (0.7, 0.1), ("fd_f", ""): (3.0, 0.1)}
     absent = {"lpips_vgg": "its weights are not here"}
@@ -155,22 +226,6 @@ def test_methods_as_lines_have_the_measured_ones_below(tmp_path: Path) -> None:
     assert cell(found, "acc on x̃ (%)", "VisCoIN", dataset="birds").reason.endswith("--metrics accuracy brings it")
 
 
-def ablated(path: Path, seeds: int = 2) -> PaperRun:
-    """γ of 0, 0.5, 1 and 2.5 on birds: faithfulness rises with it, PD-p as well, MSE up and down."""
-    folder = Folder(path)
-    (sweep,) = chosen(["table14"], [], json.loads(settings("birds", "viscoin")))
-    for seed in range(seeds):
-        for place, point in enumerate(sweep.points):
-            moved = (-1) ** (place + seed)
-            numbers = {
-                ("faithfulness", "tau=0.2"): (0.1 + 0.1 * place + 0.01 * seed, 0.01),
-                ("mse", ""): (0.05 + 0.01 * moved, 0.01),
-                ("pd_p", ""): (0.5 - 0.1 * place, 0.01),
-            }
-            folder.add("birds", "viscoin", numbers, seed, point.variant, point.changes, preset="birds")
-    return folder.read()
-
-
 def test_ablations_are_carried_over_to_the_size_of_the_run(tmp_path: Path) -> None:
     run = ablated(tmp_path)
     found = filled("14", run)
@@ -195,27 +250,13 @@ def test_a_point_that_the_paper_lacks_has_a_line_of_its_own(tmp_path: Path) -> N
     assert cell(found, "MSE", "gamma = 0.7", dataset="birds").measured is not None
 
 
-def test_directions_are_said_where_all_seeds_agree(tmp_path: Path) -> None:
-    found = effects(PAPER, PAPER.table("14"), ablated(tmp_path), "birds")
-    said = {(effect.label, effect.metric): effect.verdict for effect in found}
-    assert said["γ = 0.5", "FF, τ = 0.2"] == "as in the paper"
-    assert said["γ = 0", "FF, τ = 0.2"] == "as in the paper"
-    assert said["γ = 0.2", "MSE"] == "unclear"
-    assert said["γ = 0.5", "PD-p"] == "reversed"
-    (effect,) = [e for e in found if (e.label, e.metric) == ("γ = 0.5", "FF, τ = 0.2")]
-    assert effect.published == pytest.approx(0.094)
-    assert effect.changes == pytest.approx((0.2, 0.2))
-    text = as_text(found)
-    assert re.search(r"\| 14 +\| γ = 0\.5 +\| PD-p +\| +\+0\.089 \| −0\.200 \[−0\.200, −0\.200\] \| +reversed \|", text)
-
-
 def test_ablations_are_drawn(tmp_path: Path) -> None:
     run = ablated(tmp_path)
     (sweep,) = chosen(["table14"], [], json.loads(settings("birds", "viscoin")))
     drawn = plots(sweep.name, sweep.title, sweep.named, run.numbers, "birds", "viscoin")
     assert [plot.name for plot in drawn] == ["ablation-table14-birds", "tradeoff-table14-birds"]
     panels, trade = (plot.draw() for plot in drawn)
-    assert [axes.get_title() for axes in panels.axes] == ["median FF_x, τ = 0.2", "MSE", "PD-p"]
+    assert [axes.get_title() for axes in panels.axes] == ["median FF_x, τ = 0.2", "MSE", "PD-p", "FD-f"]
     (line, *_) = trade.axes[0].get_lines()
     assert np.asarray(line.get_xdata()) == pytest.approx([0.5, 0.4, 0.3, 0.2])
     assert np.asarray(line.get_ydata()) == pytest.approx([0.105, 0.205, 0.305, 0.405])
@@ -301,7 +342,7 @@ def test_conditions_can_be_set(both: PaperRun) -> None:
     trees = [json.loads(settings(dataset, "viscoin")) for dataset in ("cub200", "fashionmnist")]
     for table in PAPER.tables:
         for row in table.rows:
-            for path in {**PAPER.main(table.datasets[0], table), **row.setting}:
+            for path in {**PAPER.main(table.datasets[0]), **PAPER.evaluation(table), **row.setting}:
                 keys = parse(f"{path}=1")[0]
                 keys = ["method", *keys[2:]] if keys[0] == "methods" else keys
                 assert any(_has(tree, keys) for tree in trees), path
