@@ -95,7 +95,7 @@ DEAD = MetricSpec(
         "says that concepts are used, not that they mean anything"
     ),
     formula="|{k: dead}| / K",
-    oracle="about 0: 0.04 for the audit's, one of whose 25 parts is relevant to no class that has 10 test images",
+    oracle="about 0; above it where a part is relevant to no class that has 10 test images, as in the audit, on few",
 )
 
 

@@ -91,7 +91,7 @@ LEAKAGE_SHARE = _spec(
     1.0,
     "0 where a method has no Φ′; 1 for a decoder that ignores its concepts",
     "s / (s + k), s = mean ‖x̃ − x_s‖², k = mean ‖x̃ − decode(Φ(x′), Φ′(x))‖²; 0 where both are 0",
-    "no best value in itself: Φ′ may well draw what no concept is about, as the scene by the audit's oracle (0.56)",
+    "no best value in itself: Φ′ may well draw what no concept is about, as the audit's oracle does the scene",
     None,
     2,
 )

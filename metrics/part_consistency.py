@@ -55,7 +55,7 @@ PART_CONSISTENCY = _spec(
     "part_consistency",
     "largest share of images in which one and the same attribute rises by more than τ, mean over concepts",
     f"mean over k of {_CC}",
-    "1: each concept adds a part of its own",
+    "1 where f_part sees what every concept adds; 0.7 for the audit's oracle, few concepts of which are covered",
 )
 HALF = _spec(
     "part_consistency_half",
