@@ -1,7 +1,8 @@
 """The gate passes on an unchanged re-run and fails on each seeded defect (docs/gate.md lists them).
 
 A defect is a change of a line of coinbench's own sources: the planted model is measured with the changed metric, the
-other numbers stay, and `coinbench gate` is asked. Nothing is trained here, so the tolerance is given: 1 %.
+other numbers stay, and `coinbench gate` is asked. Nothing is trained here, so the tolerance is given: 1 %, and by the very
+rule that CI holds its untrained method to.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from coinbench.reports.baseline import read as read_baseline
 from coinbench.results import Score
 
 ROOT = Path(__file__).resolve().parents[1]
+CI = ROOT / ".ci" / "birds-small.json"
+SOLVED = "closed_form"
+"""The method of CI's run that is not trained."""
 METRICS = {
     "accuracy": "Accuracy",
     "consistency": "Consistency",
@@ -162,6 +166,16 @@ def baseline(cli: Cli, scores: dict[str, list[Score]], tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def ci_baseline(cli: Cli, scores: dict[str, list[Score]], tmp_path: Path) -> Path:
+    """The same by the tolerances that CI holds the method to that is solved, not trained."""
+    path = tmp_path / "ci.json"
+    path.write_text(json.dumps({"format": 1, "two_sided": True, "tolerances": read_baseline(CI).tolerances}))
+    run = write_run(tmp_path / "by-ci", flat(scores), (SOLVED,))
+    assert cli("gate", run, "--baseline", path, "--update").code == 0
+    return path
+
+
 def test_an_unchanged_run_passes(cli: Cli, baseline: Path, scores, problem: Problem, tmp_path: Path) -> None:
     again = scores | {name: measured(plain(name), problem) for name in ("faithfulness", "mse", "sparsity")}
     ran = cli("gate", write_run(tmp_path / "again", flat(again)), "--baseline", baseline)
@@ -171,7 +185,14 @@ def test_an_unchanged_run_passes(cli: Cli, baseline: Path, scores, problem: Prob
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_each_defect_fails_the_gate(
-    name: str, cli: Cli, baseline: Path, scores, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    cli: Cli,
+    baseline: Path,
+    ci_baseline: Path,
+    scores,
+    problem: Problem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     defect = DEFECTS[name]
     broken = scores | {defect.metric: measured(mutated(defect, monkeypatch), problem)}
@@ -191,6 +212,27 @@ def test_each_defect_fails_the_gate(
         "other",
     }
 
+    by_ci = cli("gate", write_run(tmp_path / "ci", flat(broken), (SOLVED,)), "--baseline", ci_baseline, "--json")
+    assert by_ci.code == 3, by_ci.out
+
+
+@pytest.mark.parametrize("name", ["faithfulness", "accuracy", "consistency", "mse", "sparsity"])
+def test_numbers_that_vanish_fail_by_the_rule_of_ci(
+    name: str, cli: Cli, ci_baseline: Path, scores, tmp_path: Path
+) -> None:
+    gone = [replace(s, value=0.0) if s.metric == name and s.arm == "method" else s for s in flat(scores)]
+    ran = cli("gate", write_run(tmp_path / "gone", gone, (SOLVED,)), "--baseline", ci_baseline)
+    assert ran.code == 3
+
+
+def test_no_number_of_ci_can_vanish_unseen() -> None:
+    """The committed baseline itself: of each metric some number of the method that is solved would be missed."""
+    numbers = [n for n in read_baseline(CI).numbers if n.name.method == SOLVED and n.name.arm == "method"]
+    seen = {n.name.metric for n in numbers if abs(n.value) > n.tolerance}
+    zero = {n.name.metric for n in numbers} - seen
+    assert zero <= {metric for metric in zero if all(n.value == 0 for n in numbers if n.name.metric == metric)}
+    assert {"faithfulness", "auc_ff", "accuracy_reconstruction", "leakage", "part_use", "consistency", "mse"} <= seen
+
 
 LOST = {
     "a cell is missing": lambda scores, folder: write_run(folder, scores, ("planted",)),
@@ -202,8 +244,6 @@ LOST = {
 
 
 def changed(score: Score, **fields) -> Score:
-    from dataclasses import replace
-
     return replace(score, **fields) if (score.metric, score.arm) == ("mse", "method") else score
 
 
