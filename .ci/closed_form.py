@@ -86,7 +86,7 @@ def fit(config, problem, rng, log):
 
 
 def principal(rows, count):
-    """Return the first principal axes, [d, count]; the largest entry of each is positive: solvers differ in the sign."""
+    """Return the first principal axes, [d, count], the largest entry of each positive: solvers differ in the sign."""
     axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
     return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
 
