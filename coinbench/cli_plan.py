@@ -66,8 +66,7 @@ def plan(
     )
     shared = cache_of(cache)
     seen = outlook.survey(resolved, shared, out_of(out, resolved))
-    found = {"cells": outlook.rows(seen, shared), "estimate": None, "missing": seen.missing}
-    found["unmeasured"] = seen.unmeasured
+    found = outlook.told(seen, shared)
     if measure:
         from coinbench.work import check_device
 

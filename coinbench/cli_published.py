@@ -198,8 +198,7 @@ def _show_plan(config: RunConfig, place: Path, cache: Path | None, lines: list[s
     from coinbench.plan_text import as_text
 
     shared = cache_of(cache)
-    seen = outlook.survey(config, shared, place)
-    found = {"cells": outlook.rows(seen, shared), "estimate": None, "missing": seen.missing}
+    found = outlook.told(outlook.survey(config, shared, place), shared)
     print(json.dumps({**found, "notes": lines}, indent=2) if as_json else "\n".join((*lines, as_text(found))))
 
 

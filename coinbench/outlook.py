@@ -216,3 +216,13 @@ def rows(outlook: Outlook, cache: Cache) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def told(outlook: Outlook, cache: Cache) -> dict[str, Any]:
+    """Return what a plan says before any trial: its cells, what is missing, and which metrics will have no numbers."""
+    return {
+        "cells": rows(outlook, cache),
+        "estimate": None,
+        "missing": outlook.missing,
+        "unmeasured": outlook.unmeasured,
+    }

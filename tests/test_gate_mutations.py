@@ -1,7 +1,7 @@
 """The gate passes on an unchanged re-run and fails on each seeded defect (docs/gate.md lists them).
 
 A defect is a change of a line of coinbench's own sources: the planted model is measured with the changed metric, the
-other numbers stay, and `coinbench gate` is asked. Nothing is trained here, so the tolerance is given: 1 %, and then that
+other numbers stay, and `coinbench gate` is asked. Nothing is trained here, so the tolerance is given: 1 %, then that
 which CI gives the method that is solved.
 """
 
