@@ -91,10 +91,14 @@ def _draw_trade(distance: _Panel, faithful: _Panel, series: Sequence[tuple[str, 
     axes = figure.subplots()
     both = [(x, y, s[0]) for x, y, s in zip(distance[1], faithful[1], series, strict=True) if x and y]
     axes.plot([x.value for x, _, _ in both], [y.value for _, y, _ in both], color=FAINT, linewidth=1.0, zorder=1)
-    for x, y, label in both:
+    middle = (min(x.value for x, _, _ in both) + max(x.value for x, _, _ in both)) / 2 if both else 0.0
+    for place, (x, y, label) in enumerate(both):
         across, up = np.array([_error(x)]).T, np.array([_error(y)]).T
         axes.errorbar([x.value], [y.value], yerr=up, xerr=across, color=INK, marker="o", markersize=5, capsize=2)
-        axes.annotate(label, (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=7)
+        # Towards the middle, above and below in turn, so that neighbours do not lie over each other.
+        right, below = x.value > middle, place % 2
+        away = {"xytext": (-5 if right else 5, -11 if below else 5), "ha": "right" if right else "left"}
+        axes.annotate(label, (x.value, y.value), textcoords="offset points", fontsize=7, **away)
     axes.set(xlabel=distance[0], ylabel=f"{faithful[0]}", title=dataset)
     axes.margins(0.15)
     return figure
