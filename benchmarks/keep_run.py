@@ -16,31 +16,32 @@ from coinbench.files import write_atomically
 from coinbench.reports.folder import RunFolder, load, read_folder
 
 RESULTS = Path(__file__).resolve().parent / "results"
-COLUMNS = ["method", "variant", "seed", "metric", "params", "arm", "value", "low", "high", "n"]
+COLUMNS = ["method", "variant", "seed", "metric", "version", "params", "arm", "value", "low", "high", "n"]
 
 
 def kept(run: RunFolder, command: str, device: str) -> dict[str, Any]:
-    """Return what is kept of a run.
+    """Return what is kept of a run; its commits are those that its cells were measured at.
 
     Args:
         run: with the cells.
         command: that made it; no folder of a machine.
         device: in words, and what else ran there.
-
-    Raises:
-        ValueError: cells were measured at several commits.
     """
     provenances = {cell.path.name: load(cell.path / "provenance.json") for cell in run.cells}
     commits = {p["git"]["commit"][:7] + (", with changes" if p["git"]["dirty"] else "") for p in provenances.values()}
-    if len(commits) != 1:
-        raise ValueError(f"cells of several commits: {', '.join(sorted(commits))}; run them again")
     seconds: dict[str, list[dict[str, Any]]] = {}
     for cell in run.cells:
         steps = load(cell.path / "cell.json")["method"]["train"]["steps"]
         seconds.setdefault(cell.method, []).append(
             {"seed": cell.seed, "variant": cell.variant, "steps": steps, **provenances[cell.path.name]["seconds"]}
         )
-    return {"command": command, "commit": commits.pop(), "device": device, "seconds": seconds, "columns": COLUMNS}
+    return {
+        "command": command,
+        "commit": ", ".join(sorted(commits)),
+        "device": device,
+        "seconds": seconds,
+        "columns": COLUMNS,
+    }
 
 
 def rows(table: pd.DataFrame) -> list[list[Any]]:
