@@ -200,7 +200,7 @@ def default(name: str) -> MethodConfig:
 def birds(methods: tuple[str, ...]) -> Experiment:
     """Return the embedded default: `coinbench run --methods viscoin,flint --dataset birds`.
 
-    f (96 %), p and G, a StyleGAN2, come with the package. Four methods from an empty cache took three minutes and 32
+    f (96 %), p and G, a StyleGAN2, come with the package. Four methods from an empty cache took three minutes and 8
     seconds on two CPU cores.
     """
     data = _data("birds")
